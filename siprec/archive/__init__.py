@@ -1,0 +1,1 @@
+"""A recording at rest: its folder, its manifest, its audio files."""

@@ -1,0 +1,1 @@
+"""A real SIPREC client (SRC): demo, tests and load."""

@@ -1,0 +1,1 @@
+"""The data plane: capture packets as evidence, render evidence as audio."""

@@ -1,0 +1,1 @@
+"""The use case: runs each session's effects, for all calls."""

@@ -1,0 +1,1 @@
+"""RTP in batches: headers, sequence numbers, RTCP, payload formats. Pure, no sockets."""

@@ -1,0 +1,304 @@
+"""Settings from the environment (12-factor): process environment, `X_FILE` for secrets, then `.env`.
+
+Every variable is a field of `Settings`, with its default and a sentence of help; the README's table and
+`.env.example` are tested against this file. `read` reports all mistakes at once, each naming its variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from siprec.errors import ConfigurationError
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+SECRETS = ("REDIS_URL", "HTTP_TOKEN")
+"""Variables whose value may also come from the file named by `<NAME>_FILE` (container secrets)."""
+
+PRIVATE_NETWORKS = (
+    "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fc00::/7,fe80::/10"
+)
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNIT_BYTES = {"": 1, "b": 1} | {
+    f"{prefix}{suffix}": base ** (power + 1)
+    for suffix, base in (("ib", 1024), ("b", 1000))
+    for power, prefix in enumerate("kmgt")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One entry of SIP_ALLOW: a named SRC and its networks. An unnamed entry is its own name."""
+
+    name: str
+    networks: tuple[IpNetwork, ...]
+
+
+def parse_duration(value: Any) -> Any:
+    """`30s`, `5m`, `250ms`, `1h` or plain seconds, as seconds."""
+    return _quantity(value, _UNIT_SECONDS, "a duration such as 30s, 5m, 250ms or plain seconds")
+
+
+def parse_size(value: Any) -> Any:
+    """`512MiB`, `1GiB`, `10MB` or plain bytes, as bytes."""
+    number = _quantity(value, _UNIT_BYTES, "a size such as 512MiB, 1GiB or plain bytes")
+    return int(number) if isinstance(number, float) else number
+
+
+def parse_rate(value: Any) -> Any:
+    """`2000/s` or a plain number, per second."""
+    return value.strip().removesuffix("/s") if isinstance(value, str) else value
+
+
+def parse_sources(value: Any) -> Any:
+    """`cidr,...` or `name=cidr|cidr,...` as `Source` entries."""
+    return tuple(_source(entry) for entry in _split(value)) if isinstance(value, str) else value
+
+
+def parse_addresses(value: Any) -> Any:
+    """`192.0.2.1` or `192.0.2.1,2001:db8::1` as IP addresses."""
+    if not isinstance(value, str):
+        return value
+    return tuple(ipaddress.ip_address(each.strip("[]")) for each in _split(value))
+
+
+def _quantity(value: Any, units: Mapping[str, float], wanted: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]{0,3})\s*", value)
+    unit = units.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"is not {wanted}")
+    return float(match[1]) * unit
+
+
+def _split(value: str) -> list[str]:
+    return [each for each in (part.strip() for part in value.split(",")) if each]
+
+
+def _source(entry: str) -> Source:
+    name, equals, networks = entry.partition("=")
+    if not equals:
+        name, networks = entry, entry
+    return Source(
+        name.strip(), tuple(ipaddress.ip_network(each.strip(), strict=False) for each in networks.split("|"))
+    )
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]
+Sources = Annotated[tuple[Source, ...], BeforeValidator(parse_sources)]
+Addresses = Annotated[tuple[IpAddress, ...], BeforeValidator(parse_addresses)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _setting(default: str | int | bool | Path | None, help_text: str) -> Any:
+    """A field with its default as a person would write it in `.env`."""
+    return Field(default=default, description=help_text)
+
+
+class Settings(BaseModel):
+    """All settings, validated. Paths are absolute; durations are seconds; sizes are bytes."""
+
+    model_config = ConfigDict(validate_default=True, frozen=True)
+
+    SIP_HOST: Addresses = _setting("0.0.0.0", "addresses to listen on, UDP and TCP")  # noqa: S104  a server listens
+    SIP_PORT: Port = _setting(5060, "SIP port, UDP and TCP")
+    SIP_TLS_PORT: Port = _setting(5061, "SIP over TLS, when a certificate is given")
+    SIP_TLS_CERT: Path | None = _setting(None, "certificate chain (PEM); turns TLS on")
+    SIP_TLS_KEY: Path | None = _setting(None, "private key (PEM)")
+    SIP_TLS_CA: Path | None = _setting(None, "CA of the SRCs' certificates; turns mutual TLS on")
+    SIP_ALLOW: Sources = _setting(PRIVATE_NETWORKS, "SRCs that are heard: `cidr,...` or `name=cidr|cidr,...`")
+    SIP_RATE: Rate = _setting("2000/s", "new dialogs per source and second, burst twice that")
+    SIPREC_MODE: Literal["lenient", "strict"] = _setting("lenient", "what counts as a recording session")
+    RECORD_PLAIN_CALLS: bool = _setting(False, "record INVITEs that are no recording session")
+    EXTERNAL_IP: Addresses = _setting("", "address put in SDP and Contact, one per family")
+    RTP_BIND_IP: Addresses = _setting("", "addresses of the RTP sockets; SIP_HOST when unset")
+    RTP_PORT_MIN: Port = _setting(10000, "first RTP port")
+    RTP_PORT_MAX: Port = _setting(29999, "last RTP or RTCP port")
+    RTP_SOURCE: Literal["address", "strict", "latch"] = _setting(
+        "address", "which senders of RTP are accepted"
+    )
+    RTP_BACKLOG: Size = _setting("512MiB", "memory for packets that a slow disk cannot take yet")
+    RTP_TIMEOUT: Duration = _setting("60s", "silence on all streams after which the SRC is probed")
+    MAX_SESSIONS: Annotated[int, Field(ge=1)] | None = _setting(None, "live sessions; above it 503")
+    MEDIA_WORKERS: Annotated[int, Field(ge=1)] = _setting(1, "capture processes")
+    RECORDING_DIR: Path = _setting(Path("recordings"), "where recordings go")
+    STATE_DIR: Path | None = _setting(None, "local journal; RECORDING_DIR/.state when unset")
+    DISK_RESERVE: Size = _setting("1GiB", "free space below which new calls get 503")
+    AUDIO_FORMAT: Literal["wav", "wav-native", "flac", "opus"] = _setting("wav", "format of the audio file")
+    SHUTDOWN_TIMEOUT: Duration = _setting("8s", "how long a stop renders before it leaves the rest")
+    CAPTURE_KEEP: Literal["always", "issues", "never"] = _setting(
+        "issues", "keep the capture after rendering"
+    )
+    ENABLE_REDUNDANCY: bool = _setting(True, "keep session state beyond the process")
+    REDUNDANCY_STORAGE_TYPE: Literal["memory", "sqlite", "redis", "noop"] = _setting(
+        "sqlite", "where session state is kept"
+    )
+    SESSION_TIMEOUT: Duration = _setting("30s", "how long an interrupted session waits for its SRC")
+    SESSION_CHECK_INTERVAL: Annotated[Duration, Field(gt=0)] = _setting(
+        "10s", "how often sessions are checked"
+    )
+    REPLACES_UNKNOWN: Literal["accept", "reject"] = _setting(
+        "accept", "Replaces that names a session the store cannot be asked for"
+    )
+    SEGMENT_SECONDS: Duration = _setting(0, "length of a capture file; 0 is one per part")
+    REDIS_URL: SecretStr | None = _setting(None, "shared store: redis://, rediss://, redis+sentinel://")
+    NODE_ID: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,31}$")] | None = _setting(
+        None, "stable name of this node; made once in STATE_DIR/node_id"
+    )
+    HTTP_HOST: IpAddress = _setting("127.0.0.1", "address of API and page")
+    HTTP_PORT: Port = _setting(8080, "port of API and page")
+    HTTP_TOKEN: SecretStr | None = _setting(None, "token of API and page")
+    LOG_LEVEL: Literal["debug", "info", "warning", "error"] = _setting("info", "least level that is logged")
+    LOG_FORMAT: Literal["console", "json"] | None = _setting(
+        None, "console or json; console on a terminal when unset"
+    )
+
+    @model_validator(mode="after")
+    def _ports_fit(self) -> Settings:
+        low = self.RTP_PORT_MIN + self.RTP_PORT_MIN % 2
+        if low < 1024:
+            raise ValueError("RTP_PORT_MIN must be 1024 or more")
+        if low + 1 > self.RTP_PORT_MAX:
+            raise ValueError("RTP_PORT_MAX must leave room for one even and one odd port above RTP_PORT_MIN")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        if (self.SIP_TLS_CERT is None) != (self.SIP_TLS_KEY is None):
+            raise ValueError("SIP_TLS_CERT and SIP_TLS_KEY must be set together")
+        return self
+
+    @model_validator(mode="after")
+    def _redis_is_named(self) -> Settings:
+        if self.ENABLE_REDUNDANCY and self.REDUNDANCY_STORAGE_TYPE == "redis" and self.REDIS_URL is None:
+            raise ValueError("REDUNDANCY_STORAGE_TYPE=redis needs REDIS_URL")
+        return self
+
+    @property
+    def recording_dir(self) -> Path:
+        return self.RECORDING_DIR.absolute()
+
+    @property
+    def state_dir(self) -> Path:
+        return (self.STATE_DIR or self.RECORDING_DIR / ".state").absolute()
+
+    @property
+    def rtp_addresses(self) -> tuple[IpAddress, ...]:
+        return self.RTP_BIND_IP or self.SIP_HOST
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings with their origin (`default`, `environment`, `.env`, a secret's file) and what to warn of."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Configuration:
+    """Settings from `environ` (the process environment when None) and `dotenv` (`./.env` when None).
+
+    Raises ConfigurationError naming every wrong variable.
+    """
+    environ = os.environ if environ is None else environ
+    path = dotenv or Path(".env")
+    from_file = {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
+    problems = [f"{path.name}: {hint}" for hint in _misspelt(from_file, strict=True)]
+    warnings = [f"environment: {hint}" for hint in _misspelt(environ, strict=False)]
+    values, origins = _gather(environ, from_file, path.name, problems)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(problems + [_sentence(each) for each in error.errors()]) from None
+    if problems:
+        raise ConfigurationError(problems)
+    return Configuration(settings, origins, tuple(warnings + _not_built(settings, origins)))
+
+
+def _gather(
+    environ: Mapping[str, str], from_file: Mapping[str, str], file_name: str, problems: list[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    values: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for name in Settings.model_fields:
+        for mapping, origin in ((environ, "environment"), (from_file, file_name)):
+            secret_file = mapping.get(f"{name}_FILE") if name in SECRETS else None
+            if name in mapping and secret_file:
+                problems.append(f"{name} and {name}_FILE are both set: keep one")
+            if mapping.get(name, "") != "" or secret_file:
+                values[name] = mapping.get(name) or _read_secret(f"{name}_FILE", secret_file or "", problems)
+                origins[name] = f"file {secret_file}" if secret_file else origin
+                break
+        else:
+            origins[name] = "default"
+    return values, origins
+
+
+def _read_secret(name: str, path: str, problems: list[str]) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{name}: {path} cannot be read ({error.__class__.__name__})")
+        return ""
+
+
+def _misspelt(mapping: Mapping[str, str], *, strict: bool) -> list[str]:
+    known = set(Settings.model_fields) | {f"{name}_FILE" for name in SECRETS}
+    hints = []
+    for name in sorted(set(mapping) - known):
+        # Container platforms inject names such as REDIS_PORT=tcp://10.0.0.1:6379: not a person's slip.
+        if name.upper().endswith("_PROXY") or re.match(r"[a-z]+://", mapping[name]):
+            continue
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.87 if strict else 0.9)
+        if close:
+            hints.append(f"{name} is not a setting: did you mean {close[0]}?")
+    return hints
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"][:1])
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
+
+
+_UNBUILT: Mapping[str, str] = {
+    "SIP_TLS_CERT": "TLS is not built yet: SIP is served over UDP and TCP only",
+    "MEDIA_WORKERS": "more than one capture process is not built yet: one is used",
+    "HTTP_TOKEN": "the API and page are not built yet",
+    "HTTP_PORT": "the API and page are not built yet",
+}
+
+
+def _not_built(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    warnings = [f"{name}: {text}" for name, text in _UNBUILT.items() if origins[name] != "default"]
+    if settings.ENABLE_REDUNDANCY and origins["REDUNDANCY_STORAGE_TYPE"] != "default":
+        kind = settings.REDUNDANCY_STORAGE_TYPE
+        if kind in {"sqlite", "redis"}:
+            warnings.append(f"REDUNDANCY_STORAGE_TYPE: {kind} is not built yet: memory is used")
+        elif settings.REDIS_URL is not None and kind != "redis":
+            warnings.append(f"REDIS_URL is set but REDUNDANCY_STORAGE_TYPE is {kind}: Redis is not used")
+    return warnings

@@ -1,0 +1,86 @@
+"""SIP timers (RFC 3261 section 17 and table 4, RFC 6026): their values, and the one heap they run in."""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+OwnerT = TypeVar("OwnerT")
+
+# Cancelled timers stay in the heap until they come up. Once they are this many and the majority, the heap is
+# rebuilt: each timer is then moved a constant number of times, and memory stays within twice what is live.
+COMPACT_FROM = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Base values in seconds; all others follow from them (RFC 3261 17.1.1.1, 17.1.2.1)."""
+
+    t1: float = 0.5
+    t2: float = 4.0
+    t4: float = 5.0
+    # Timer D is "at least 32 s", whatever T1 is: the other side's T1 is not known (17.1.1.2).
+    wait_d: float = 32.0
+    # How long an INVITE may go unanswered by the user, or ring at the peer: timer C (16.6 step 11, > 3 min).
+    ring: float = 181.0
+
+    @property
+    def transaction(self) -> float:
+        """64*T1: timers B, F, H, J, L, M, and the wait for the ACK of a 2xx."""
+        return 64 * self.t1
+
+
+class Timer(Generic[OwnerT]):
+    """A running timer; `owner` and `kind` come back when it fires."""
+
+    __slots__ = ("at", "kind", "live", "owner")
+
+    def __init__(self, at: float, owner: OwnerT, kind: str) -> None:
+        self.at = at
+        self.owner = owner
+        self.kind = kind
+        self.live = True
+
+
+class TimerQueue(Generic[OwnerT]):
+    """All timers of an endpoint. Starting and firing cost O(log n), stopping O(1)."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer[OwnerT]]] = []
+        self._started = 0
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._dead
+
+    def start(self, at: float, owner: OwnerT, kind: str) -> Timer[OwnerT]:
+        timer = Timer(at, owner, kind)
+        self._started += 1
+        heapq.heappush(self._heap, (at, self._started, timer))
+        return timer
+
+    def stop(self, timer: Timer[OwnerT]) -> None:
+        """Stop a timer; one that has fired or was stopped before is left alone."""
+        if not timer.live:
+            return
+        timer.live = False
+        self._dead += 1
+        if self._dead > COMPACT_FROM and self._dead * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].live]
+            heapq.heapify(self._heap)
+            self._dead = 0
+
+    def deadline(self) -> float | None:
+        """When the next timer fires."""
+        heap = self._heap
+        while heap and not heap[0][2].live:
+            heapq.heappop(heap)
+            self._dead -= 1
+        return heap[0][0] if heap else None
+
+    def due(self, now: float) -> Iterator[Timer[OwnerT]]:
+        """Every timer that fires at `now` or before, in order; each is over when it is handed out."""
+        while (at := self.deadline()) is not None and at <= now:
+            timer = heapq.heappop(self._heap)[2]
+            timer.live = False
+            yield timer

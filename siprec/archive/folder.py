@@ -1,0 +1,234 @@
+"""The folder of one recording, and the parts in it.
+
+    <root>/2026/11/20/<session id>/
+        recording.json   audio.wav   metadata/0001.xml   events.jsonl
+        parts/000001-<node>/   capture-0001.pcap  part.json  metadata/0001.xml  events.jsonl
+
+Every name is made here from numbers, the node's name and our own session id: no text from the network is
+ever part of a path. A part is written by the one process that made it; `recording.json` is replaced as a
+whole under a lock, and a writer with a lower fence is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from siprec.archive.manifest import Manifest
+from siprec.errors import ArchiveError, NotOwner
+
+FOLDER_MODE = 0o750
+FILE_MODE = 0o640
+SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+PART_NAME = re.compile(r"(\d{6})-([A-Za-z0-9][A-Za-z0-9-]{0,31})")
+
+
+def new_session_id(wall_ns: int, entropy: bytes) -> str:
+    """A time-ordered UUID (version 7, RFC 9562 section 5.7) from a wall clock and 10 random bytes."""
+    milliseconds = (wall_ns // 1_000_000) & ((1 << 48) - 1)
+    random_bits = int.from_bytes(entropy[:10], "big")
+    value = (
+        milliseconds << 80
+        | 7 << 76
+        | (random_bits >> 62 & 0xFFF) << 64
+        | 2 << 62
+        | random_bits & ((1 << 62) - 1)
+    )
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def day_of(session_id: str) -> str:
+    """`2026/11/20`: the UTC day that the id itself carries. Raises ArchiveError when it is no id of ours."""
+    if not SESSION_ID.fullmatch(session_id):
+        raise ArchiveError("not a session id")
+    seconds = int(session_id[:8] + session_id[9:13], 16) / 1000
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y/%m/%d}"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` as `path`, which readers see either as it was or whole. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+    temporary.replace(path)
+
+
+def _create_file(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+
+
+@dataclass(frozen=True, slots=True)
+class PartFolder:
+    """What one process wrote of a recording."""
+
+    path: Path
+
+    @property
+    def fence(self) -> int:
+        return int(self.path.name[:6])
+
+    @property
+    def node(self) -> str:
+        return self.path.name[7:]
+
+    @property
+    def control(self) -> Path:
+        """`part.json`: how the captures are to be read (siprec.media.part)."""
+        return self.path / "part.json"
+
+    def captures(self) -> list[Path]:
+        return sorted(self.path.glob("capture-*.pcap"))
+
+    def metadata(self) -> list[Path]:
+        return sorted(self.path.glob("metadata/*.xml"))
+
+    def write_control(self, data: bytes) -> None:
+        replace_file(self.control, data)
+
+    def add_metadata(self, number: int, body: bytes) -> None:
+        """Keep an rs-metadata body exactly as received."""
+        _create_file(self.path / "metadata" / f"{number:04d}.xml", body)
+
+    def append_event(self, event: dict[str, Any]) -> None:
+        """Append one line to the part's events.jsonl."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with open(os.open(self.path / "events.jsonl", flags, FILE_MODE), "ab") as file:
+            file.write(
+                json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+                + b"\n"
+            )
+
+    def events(self) -> list[dict[str, Any]]:
+        """The part's events; a line cut by a crash is passed over."""
+        path = self.path / "events.jsonl"
+        found = []
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def held_elsewhere(self) -> bool:
+        """Whether a living process still writes this part (it holds a lock on its newest capture)."""
+        captures = self.captures()
+        if not captures:
+            return False
+        with captures[-1].open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingFolder:
+    """A recording at rest, or being made."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, session_id: str) -> RecordingFolder:
+        """Make the folder of a new session below `root`. Raises OSError, or ArchiveError for a foreign id."""
+        path = root / day_of(session_id) / session_id
+        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        path.mkdir(mode=FOLDER_MODE)
+        (path / "parts").mkdir(mode=FOLDER_MODE)
+        return cls(path)
+
+    @property
+    def session_id(self) -> str:
+        return self.path.name
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "recording.json"
+
+    def create_part(self, fence: int, node: str) -> PartFolder:
+        """Make the folder of this process's part. Raises OSError."""
+        path = self.path / "parts" / f"{fence:06d}-{node}"
+        path.mkdir(mode=FOLDER_MODE)
+        (path / "metadata").mkdir(mode=FOLDER_MODE)
+        return PartFolder(path)
+
+    def parts(self) -> list[PartFolder]:
+        """The parts, lowest fence first."""
+        found = (self.path / "parts").glob("*") if (self.path / "parts").is_dir() else ()
+        return sorted(
+            (PartFolder(each) for each in found if PART_NAME.fullmatch(each.name)),
+            key=lambda part: part.path.name,
+        )
+
+    def read(self) -> Manifest:
+        """recording.json. Raises ArchiveError when it is missing or not ours."""
+        try:
+            return Manifest.load(self.manifest_path.read_bytes())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(f"{self.manifest_path} cannot be read: {error}") from error
+
+    def write(self, manifest: Manifest) -> None:
+        """Replace recording.json. Raises NotOwner when it holds a higher fence, OSError."""
+        with self._locked():
+            if self.manifest_path.exists() and self.read().fence > manifest.fence:
+                raise NotOwner(f"{self.session_id} is carried on under a higher fence")
+            replace_file(self.manifest_path, manifest.dump())
+
+    def gather(self) -> None:
+        """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time."""
+        parts = self.parts()
+        bodies = [body for part in parts for body in part.metadata()]
+        (self.path / "metadata").mkdir(mode=FOLDER_MODE, exist_ok=True)
+        for number, body in enumerate(bodies, 1):
+            replace_file(self.path / "metadata" / f"{number:04d}.xml", body.read_bytes())
+        events = sorted(
+            (event for part in parts for event in part.events()), key=lambda event: str(event.get("at", ""))
+        )
+        lines = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in events)
+        replace_file(
+            self.path / "events.jsonl", "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def walk(root: Path) -> Iterator[RecordingFolder]:
+    """All recordings below `root`, oldest first."""
+    for day in sorted(root.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]")):
+        for path in sorted(day.iterdir()):
+            if SESSION_ID.fullmatch(path.name) and path.is_dir():
+                yield RecordingFolder(path)
+
+
+def find(root: Path, wanted: str) -> RecordingFolder:
+    """The one recording whose id begins or ends with `wanted`.
+
+    Raises ArchiveError when there is none, or more than one.
+    """
+    matching = [
+        each for each in walk(root) if each.session_id.startswith(wanted) or each.session_id.endswith(wanted)
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        raise ArchiveError(f"no recording's id begins or ends with {wanted!r} in {root}")
+    raise ArchiveError(f"{len(matching)} recordings match {wanted!r}: give more of the id")

@@ -1,0 +1,175 @@
+"""recording.json: everything one would ask about a recording, in one file (schema siprec.recording/1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "siprec.recording/1"
+
+
+@dataclass(slots=True)
+class ChannelEntry:
+    """One channel of the audio file. `remote`: address and port the SRC announced for the stream."""
+
+    index: int
+    label: str | None = None
+    stream_id: str | None = None
+    participant: str | None = None
+    codec: str | None = None
+    remote: str | None = None
+    ssrcs: list[int] = field(default_factory=list)
+    packets: int = 0
+    lost: int = 0
+    duplicate: int = 0
+    reordered: int = 0
+    jitter_ms: float = 0.0
+    drift_ppm: float = 0.0
+
+
+@dataclass(slots=True)
+class ParticipantEntry:
+    """Someone in the call; `joined` and `left` hold an entry for each interval."""
+
+    participant_id: str
+    aor: str | None = None
+    name: str | None = None
+    joined: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SessionEntry:
+    """A communication session that was recorded (RFC 7865 section 6.3)."""
+
+    session_id: str
+    sip_session_ids: list[str] = field(default_factory=list)
+    group_id: str | None = None
+
+
+@dataclass(slots=True)
+class GapEntry:
+    """Silence in one channel that the call did not make itself; seconds from the start of the file."""
+
+    channel: int
+    start: float
+    length: float
+    cause: str
+
+
+@dataclass(slots=True)
+class RecoveryEntry:
+    """How the session went on after a failure."""
+
+    time: str
+    how: str
+    from_node: str | None = None
+    to_node: str | None = None
+    gap_ms: int | None = None
+
+
+@dataclass(slots=True)
+class RefusedEntry:
+    """Packets that were not written, and where they came from."""
+
+    channel: int
+    reason: str
+    source: str
+    packets: int
+
+
+@dataclass(slots=True)
+class FileEntry:
+    """A file of the recording as it was when rendering ended."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Manifest:
+    """The content of recording.json. Times are RFC 3339 in UTC, durations seconds."""
+
+    id: str
+    state: str
+    node: str
+    fence: int
+    source: str
+    call_id: str
+    verdict: str | None = None
+    verdict_reason: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    duration: float | None = None
+    dialogs: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[SessionEntry] = field(default_factory=list)
+    participants: list[ParticipantEntry] = field(default_factory=list)
+    channels: list[ChannelEntry] = field(default_factory=list)
+    gaps: list[GapEntry] = field(default_factory=list)
+    recoveries: list[RecoveryEntry] = field(default_factory=list)
+    external_ids: dict[str, str] = field(default_factory=dict)
+    extensions: list[str] = field(default_factory=list)
+    metadata_errors: list[str] = field(default_factory=list)
+    refused: list[RefusedEntry] = field(default_factory=list)
+    continues: str | None = None
+    replica_of: str | None = None
+    merged_into: str | None = None
+    files: list[FileEntry] = field(default_factory=list)
+    schema: str = SCHEMA
+
+    def dump(self) -> bytes:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+    @classmethod
+    def load(cls, data: bytes) -> Manifest:
+        """The inverse of `dump`. Raises ValueError, KeyError or TypeError when `data` is no recording.json of ours."""
+        raw = json.loads(data)
+        if raw["schema"] != SCHEMA:
+            raise ValueError(f"schema is not {SCHEMA}")
+        for name, entry in _ENTRIES.items():
+            known = {each.name for each in fields(entry)}
+            raw[name] = [
+                entry(**{key: value for key, value in each.items() if key in known}) for each in raw[name]
+            ]
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in raw.items() if key in known})
+
+    @property
+    def title(self) -> str:
+        """`Alice -> Bob`, or where the call came from when nobody is named."""
+        names = [each.name or each.aor or each.participant_id for each in self.participants]
+        return " -> ".join(names) or self.source
+
+
+_ENTRIES: dict[str, Any] = {
+    "sessions": SessionEntry,
+    "participants": ParticipantEntry,
+    "channels": ChannelEntry,
+    "gaps": GapEntry,
+    "recoveries": RecoveryEntry,
+    "refused": RefusedEntry,
+    "files": FileEntry,
+}
+
+
+def file_entry(path: Path, root: Path) -> FileEntry:
+    """Size and SHA-256 of `path`, named relative to `root`. Raises OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, digest)
+
+
+def verify(manifest: Manifest, root: Path) -> list[str]:
+    """What is wrong with the files of a recording, a sentence each; [] when all match their SHA-256."""
+    wrong = []
+    for entry in manifest.files:
+        path = root / entry.name
+        if not path.is_file():
+            wrong.append(f"{entry.name} is missing")
+        elif file_entry(path, root).sha256 != entry.sha256:
+            wrong.append(f"{entry.name} was changed")
+    return wrong

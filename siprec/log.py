@@ -1,0 +1,75 @@
+"""Structured logs: one event a line, coloured on a terminal, JSON elsewhere.
+
+Text from the network reaches a line only as a value, with control characters escaped and at most
+`FIELD_LIMIT` characters kept, so that no peer can forge a line or flood the log with one field.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+FIELD_LIMIT = 256
+"""Characters of one value: enough for any URI worth reading, too few to hide a message in."""
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+def configure(level: str, style: Literal["console", "json"] | None, stream: TextIO | None = None) -> None:
+    """Send all logs to `stream` (standard output when None); `style` None is console on a terminal, else JSON."""
+    out = stream or sys.stdout
+    console = style == "console" or (style is None and out.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=28, sort_keys=False)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(
+                fmt="%H:%M:%S.%f" if console else "iso", utc=not console, key="ts"
+            ),
+            structlog.processors.format_exc_info,
+            _tame,
+            _timestamp_for_console if console else _keep,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(**context: Any) -> Logger:
+    """A logger that adds `context` to each of its lines."""
+    logger: Logger = structlog.get_logger(**context)
+    return logger
+
+
+def tame(text: str, limit: int = FIELD_LIMIT) -> str:
+    """`text` with control characters escaped and cut to `limit` characters; safe in a log line or on a terminal."""
+    kept = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in kept
+    )
+
+
+def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            event[key] = tame(value)
+    return event
+
+
+def _timestamp_for_console(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["timestamp"] = event.pop("ts")[:-3]
+    return event
+
+
+def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return event

@@ -1,0 +1,111 @@
+"""The plain records of a recording session: what must be known to carry it on in another process.
+
+`CallData` is the session, `DialogInfo` one SIP dialog of it, `RSMetadata` (siprec.metadata.merge) who spoke.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from siprec.sdp.model import Format
+from siprec.session.transitions import Effect, Event, State, step
+
+HISTORY_LIMIT = 32
+"""Steps kept in a session's history ring: a call with holds and updates stays below it, a flapping one is capped."""
+
+Mode = Literal["active", "hold", "paused", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One step of the state machine; `at_ns` is wall clock, `monotonic` seconds of the process that took it."""
+
+    event: Event
+    before: State
+    after: State
+    at_ns: int
+    monotonic: float
+
+
+@dataclass(slots=True)
+class Channel:
+    """One audio stream of the recording: a channel of its file.
+
+    `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in
+    the SDP. `remote`: where the offer says RTP comes from.
+    """
+
+    index: int
+    mline: int
+    label: str | None
+    mode: Mode
+    formats: tuple[Format, ...]
+    remote: tuple[str, int] | None
+    remote_rtcp: tuple[str, int] | None = None
+    port: int = 0
+    rtcp_port: int = 0
+    stream_id: str | None = None
+    participant_id: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether the stream is part of the session now (a closed one keeps its channel in the file)."""
+        return self.mode != "closed"
+
+
+@dataclass(slots=True)
+class DialogInfo:
+    """A SIP dialog of the session, as much of it as recovery needs (RFC 3261 section 12)."""
+
+    call_id: str
+    local_tag: str
+    remote_tag: str
+    local_uri: str
+    remote_uri: str
+    remote_target: str
+    route_set: tuple[str, ...]
+    local_cseq: int
+    remote_cseq: int
+    transport: str
+    remote: tuple[str, int]
+    identity: str
+
+
+@dataclass(slots=True)
+class CallData:
+    """A recording session. Times are CLOCK_REALTIME nanoseconds."""
+
+    session_id: str
+    node: str
+    source: str
+    identity: str
+    call_id: str
+    offered_ns: int
+    state: State = State.OFFERED
+    fence: int = 1
+    version: int = 0
+    started_ns: int | None = None
+    ended_ns: int | None = None
+    sdp_session_id: int = 0
+    sdp_version: int = 0
+    channels: list[Channel] = field(default_factory=list)
+    history: deque[HistoryEntry] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
+
+    def fire(self, event: Event, *, at_ns: int, monotonic: float) -> tuple[Effect, ...]:
+        """Take the step for `event`, note it in the history, and return the effects to run.
+
+        Returns () when the event is ignored in this state. Raises ImpossibleStep.
+        """
+        taken = step(self.state, event)
+        if taken is None:
+            return ()
+        self.history.append(HistoryEntry(event, self.state, taken.next, at_ns, monotonic))
+        self.state = taken.next
+        self.version += 1
+        return taken.effects
+
+    @property
+    def live(self) -> bool:
+        return self.state in {State.RECORDING, State.PAUSED, State.INTERRUPTED, State.RECOVERING}

@@ -1,0 +1,90 @@
+"""How an offer changes the channels of a session: which open, move, pause, resume or close.
+
+Pure: negotiated m-lines in, changes out (RFC 3264 section 8). An offer that changes nothing, as a session
+refresh sends it, yields no change, so it never restarts anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from siprec.sdp.negotiate import NegotiatedStream
+from siprec.session.model import Channel, Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to one channel. `channel` is its new value; ports are kept, or still 0 for `opened`."""
+
+    kind: Literal["opened", "changed", "closed"]
+    channel: Channel
+
+
+def changes(channels: Sequence[Channel], streams: Iterable[NegotiatedStream]) -> list[Change]:
+    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe."""
+    found: list[Change] = []
+    count = len(channels)
+    for stream in streams:
+        current = next((each for each in channels if each.mline == stream.index and each.open), None)
+        if current is not None and (not stream.accepted or _is_other(current, stream)):
+            found.append(Change("closed", replace(current, mode="closed")))
+            current = None
+        if not stream.accepted:
+            continue
+        if current is None:
+            known = _closed_before(channels, stream)
+            index = count if known is None else known.index
+            count += known is None
+            found.append(Change("opened", _channel(index, stream)))
+        elif (wanted := _moved(current, stream)) != current:
+            found.append(Change("changed", wanted))
+    return found
+
+
+def mode_of(stream: NegotiatedStream) -> Mode:
+    """What an accepted m-line should be doing: c=0.0.0.0 is a hold (RFC 3264 section 8.4), inactive a pause."""
+    if stream.held:
+        return "hold"
+    return "active" if stream.direction == "recvonly" else "paused"
+
+
+def _is_other(current: Channel, stream: NegotiatedStream) -> bool:
+    """A slot whose label changed carries another stream now (RFC 3264 section 8.2, RFC 4574)."""
+    return None not in {current.label, stream.label} and current.label != stream.label
+
+
+def _closed_before(channels: Sequence[Channel], stream: NegotiatedStream) -> Channel | None:
+    if stream.label is None:
+        return None
+    return next((each for each in channels if not each.open and each.label == stream.label), None)
+
+
+def _channel(index: int, stream: NegotiatedStream) -> Channel:
+    return Channel(
+        index=index,
+        mline=stream.index,
+        label=stream.label,
+        mode=mode_of(stream),
+        formats=stream.formats,
+        remote=_remote(stream),
+        remote_rtcp=stream.remote_rtcp,
+    )
+
+
+def _moved(current: Channel, stream: NegotiatedStream) -> Channel:
+    return replace(
+        current,
+        label=current.label if stream.label is None else stream.label,
+        mode=mode_of(stream),
+        formats=stream.formats,
+        remote=_remote(stream) or current.remote,
+        remote_rtcp=stream.remote_rtcp or current.remote_rtcp,
+    )
+
+
+def _remote(stream: NegotiatedStream) -> tuple[str, int] | None:
+    if stream.held or stream.remote_address is None:
+        return None
+    return (stream.remote_address, stream.remote_port)

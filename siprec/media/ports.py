@@ -1,0 +1,165 @@
+"""UDP port pairs for media: even for RTP, the odd one above it for RTCP (RFC 3550 section 11).
+
+A pair is taken at random, so that nobody can guess where the next call listens, and rests after release, so
+that late packets of one call never reach the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections import deque
+from dataclasses import dataclass
+
+from siprec.errors import ListenError, PortsExhausted
+
+SO_TIMESTAMPNS = 35
+"""Kernel arrival time with each datagram (asm-generic/socket.h); Python's socket module has no name for it."""
+
+RECEIVE_BUFFER = 1 << 20
+"""Asked of the kernel per RTP socket: 25 s of G.711. net.core.rmem_max caps it silently, so it is read back."""
+
+REST_SECONDS = 30.0
+"""How long a pair stays unused after release."""
+
+BIND_ATTEMPTS = 16
+"""Ports tried for one pair when other programs sit in the range."""
+
+_BYTES_PER_PACKET = 832  # what the kernel charges for a 20 ms G.711 datagram on loopback; NIC drivers charge more
+_PACKETS_PER_SECOND = 50
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PortPair:
+    """Two bound, non-blocking sockets. `receive_buffer` is what the kernel granted the RTP socket, in bytes."""
+
+    rtp: socket.socket
+    rtcp: socket.socket
+    address: str
+    port: int
+    receive_buffer: int
+
+    @property
+    def rtcp_port(self) -> int:
+        return self.rtcp.getsockname()[1]  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.rtp.close()
+        self.rtcp.close()
+
+
+def buffered_seconds(receive_buffer: int) -> float:
+    """How long one G.711 stream fits into a socket's `receive_buffer` while nobody reads (on loopback)."""
+    return receive_buffer / _BYTES_PER_PACKET / _PACKETS_PER_SECOND
+
+
+class PortPool:
+    """All pairs of one local address within [`low`, `high`].
+
+    While a pool is open it holds one socket with kernel time stamps on: the kernel switches stamping on for
+    the whole machine and asynchronously, and would stamp the first packets of the first call too late.
+    Raises ListenError when `host` is not an address of this machine.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        low: int,
+        high: int,
+        *,
+        rest_seconds: float = REST_SECONDS,
+        choose: random.Random | None = None,
+    ) -> None:
+        self.host = host
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._rest_seconds = rest_seconds
+        self._choose = choose or random.SystemRandom()
+        self._free = list(range(low + low % 2, high, 2))
+        self._used: set[int] = set()
+        self._resting: deque[tuple[float, int]] = deque()
+        try:
+            self._stamping = _bound(self._family, host, 0)
+        except OSError as error:
+            raise ListenError(f"cannot receive media on {host}: {error.strerror}") from error
+
+    @property
+    def free(self) -> int:
+        """Pairs that can be acquired now; resting ones are counted only once `acquire` has woken them."""
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        return len(self._used)
+
+    def acquire(self, now: float) -> PortPair:
+        """A pair bound to a random free port. Raises PortsExhausted; ListenError when the address is gone."""
+        while self._resting and self._resting[0][0] <= now:
+            self._free.append(self._resting.popleft()[1])
+        for _ in range(min(BIND_ATTEMPTS, len(self._free))):
+            port = self._take()
+            try:
+                pair = self._open(port)
+            except OSError as error:
+                self._resting.append((now + self._rest_seconds, port))
+                self._raise_unless_busy(error)
+                continue
+            self._used.add(port)
+            return pair
+        raise PortsExhausted("no RTP port pair is free")
+
+    def release(self, pair: PortPair, now: float) -> None:
+        """Close both sockets; the port rests. The capture must have let go of them."""
+        self._used.remove(pair.port)
+        pair.close()
+        self._resting.append((now + self._rest_seconds, pair.port))
+
+    def adopt(self, rtp: socket.socket, rtcp: socket.socket) -> PortPair:
+        """A pair whose sockets were bound by an earlier life of this process. Raises OSError if they are not."""
+        address, port = rtp.getsockname()[:2]
+        if port in self._free:
+            self._free.remove(port)
+        self._used.add(port)
+        return PortPair(rtp, rtcp, address, port, rtp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+
+    def close(self) -> None:
+        """Let stamping go; pairs still in use stay open."""
+        self._stamping.close()
+
+    def _take(self) -> int:
+        index = self._choose.randrange(len(self._free))
+        self._free[index], self._free[-1] = self._free[-1], self._free[index]
+        return self._free.pop()
+
+    def _open(self, port: int) -> PortPair:
+        rtp = _bound(self._family, self.host, port)
+        try:
+            rtcp = _bound(self._family, self.host, port + 1)
+        except OSError:
+            rtp.close()
+            raise
+        granted = rtp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return PortPair(rtp, rtcp, self.host, port, granted)
+
+    def _raise_unless_busy(self, error: OSError) -> None:
+        if error.errno in _OUT_OF_RESOURCES:
+            raise PortsExhausted(f"no socket for media: {error.strerror}") from error
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise ListenError(f"cannot receive media on {self.host}: {error.strerror}") from error
+
+
+def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    """A non-blocking UDP socket; stamping is set before bind, so that no packet comes unstamped."""
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,99 @@
+"""Telephone events (RFC 4733): what keys were pressed, from packets that say each several times."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+KEYS = "0123456789*#ABCD"
+"""Events 0 to 15 (RFC 4733 section 3.2)."""
+
+MASK = "X"
+"""What stands for a key that is not to be seen: it may be part of a card number or a password."""
+
+MAX_EVENTS = 10_000
+"""Events kept of one stream: a key every 9 s over a whole day; more comes from no hand."""
+
+_BLOCK = struct.Struct(">BBH")
+_END = 0x80
+_VOLUME = 0x3F
+_FULL = 0xFFFF  # a segment that lasts as long as the field can say goes on in the next one
+
+
+@dataclass(slots=True)
+class Event:
+    """One event. `start` and `duration` in timestamp units (start unwrapped), `volume` in -dBm0.
+
+    `sequence` is the extended sequence number of the first packet that told of it.
+    """
+
+    code: int
+    start: int
+    duration: int
+    volume: int
+    sequence: int
+    ended: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key, `flash` for event 16, else the event's number."""
+        if self.code < len(KEYS):
+            return KEYS[self.code]
+        return "flash" if self.code == 16 else str(self.code)
+
+    @property
+    def masked(self) -> str:
+        """As `key`, with keys hidden."""
+        return MASK if self.code < len(KEYS) else self.key
+
+
+def blocks(payload: bytes) -> Iterator[tuple[int, int, int, bool]]:
+    """(code, volume, duration, end) of each event in a packet, first to last (RFC 4733 section 2.5.1.5).
+
+    What is left over at the end is not looked at.
+    """
+    for place in range(0, len(payload) - _BLOCK.size + 1, _BLOCK.size):
+        code, flags, duration = _BLOCK.unpack_from(payload, place)
+        yield code, flags & _VOLUME, duration, bool(flags & _END)
+
+
+def duration(payload: bytes) -> int:
+    """Timestamp units that a packet's events last together."""
+    return sum(each for _, _, each, _ in blocks(payload))
+
+
+class Collector:
+    """Gathers the events of one stream. Packets may come in any order and any number of times."""
+
+    def __init__(self, limit: int = MAX_EVENTS) -> None:
+        self._limit = limit
+        self._events: dict[tuple[int, int], Event] = {}
+        self._continued: dict[tuple[int, int], Event] = {}  # by where the next segment would begin
+        self.omitted = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """All events by start."""
+        return sorted({id(event): event for event in self._events.values()}.values(), key=lambda event: event.start)
+
+    def feed(self, timestamp: int, payload: bytes, *, sequence: int) -> None:
+        """One packet: its unwrapped timestamp, its payload and its extended sequence number."""
+        start = timestamp
+        for code, volume, lasts, end in blocks(payload):
+            self._note(code, start, lasts=lasts, volume=volume, end=end, sequence=sequence)
+            start += lasts
+
+    def _note(self, code: int, start: int, *, lasts: int, volume: int, end: bool, sequence: int) -> None:
+        place = (code, start)
+        event = self._events.get(place) or self._continued.pop(place, None)
+        if event is None:
+            if len(self._events) >= self._limit:
+                self.omitted += 1
+                return
+            event = Event(code, start, lasts, volume, sequence)
+        self._events[place] = event
+        event.duration = max(event.duration, start + lasts - event.start)
+        event.ended = event.ended or end
+        if lasts == _FULL and not end:
+            self._continued[(code, start + lasts)] = event

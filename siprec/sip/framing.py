@@ -87,7 +87,7 @@ class StreamFramer:
                 raise SipError("the headers are too long", status=513)
             self._searched = max(0, len(self._buffer) - _EMPTY_LINE_BYTES)
             return 0
-        head = bytes(self._buffer[: end.start() + 1])
+        head = bytes(self._buffer[: end.end()])
         headers = read_head(head)[1]
         check_head(head, headers)
         length = body_length(headers)

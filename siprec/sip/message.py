@@ -244,21 +244,19 @@ def parse(data: bytes) -> Message:
     """
     head, rest = cut_head(data.lstrip(b"\r\n"))
     start, headers = read_head(head)
-    oversize = len(data) > MAX_MESSAGE_BYTES
-    if start[:4].upper() == "SIP/":
-        return _response(start, headers, head, None if oversize else rest)
-    return _request(start, headers, head, rest, oversize)
+    read = _response if start[:4].upper() == "SIP/" else _request
+    return read(start, headers, head, rest)
 
 
 def cut_head(data: bytes) -> tuple[bytes, bytes | None]:
-    """Start line and headers, and what follows the empty line; None for the latter when no such line is there.
+    """Start line, headers and the empty line; then what follows, None when there is no empty line.
 
     The head is at most MAX_HEAD_BYTES and one octet, so that `check_head` can tell that it is too long.
     """
     end = HEAD_END.search(data, 0, MAX_HEAD_BYTES)
     if end is None:
         return data[: MAX_HEAD_BYTES + 1], None
-    return data[: end.start() + 1], data[end.end() :]
+    return data[: end.end()], data[end.end() :]
 
 
 def read_head(head: bytes) -> tuple[str, Headers]:
@@ -299,18 +297,16 @@ def body_length(headers: Headers) -> int | None:
     return int(values[0])
 
 
-def _request(start: str, headers: Headers, head: bytes, rest: bytes | None, oversize: bool) -> Request:
+def _request(start: str, headers: Headers, head: bytes, rest: bytes | None) -> Request:
     method, uri, version = _request_line(start)
     request = Request(method, uri, headers, version=version)
     try:
         _check_request_line(request)
-        if oversize:
-            raise SipError("the message is too long", status=513)
         check_head(head, headers)
         _check_essentials(request)
         if request.cseq.method != method:
             raise SipError("CSeq names another method than the request line")
-        request.body = _body(headers, rest)
+        request.body = _body(headers, rest, len(head))
     except SipError as error:
         raise MessageError(error.reason, status=error.status, partial=_answerable(request)) from None
     return request
@@ -325,7 +321,7 @@ def _response(start: str, headers: Headers, head: bytes, rest: bytes | None) -> 
         response = Response(int(status), reason.strip(LWS), headers)
         check_head(head, headers)
         _check_essentials(response)
-        response.body = _body(headers, rest)
+        response.body = _body(headers, rest, len(head))
     except SipError as error:
         raise MessageError(error.reason, status=error.status) from None
     return response
@@ -361,9 +357,11 @@ def _check_essentials(message: Message) -> None:
     _ = message.via, message.from_, message.to, message.call_id, message.cseq
 
 
-def _body(headers: Headers, rest: bytes | None) -> bytes:
+def _body(headers: Headers, rest: bytes | None, head_bytes: int) -> bytes:
     if rest is None:
         raise SipError("there is no empty line after the headers")
+    if head_bytes + len(rest) > MAX_MESSAGE_BYTES:
+        raise SipError("the message is too long", status=513)
     length = body_length(headers)
     if length is None:
         return rest

@@ -1,5 +1,7 @@
 """The made-up conversations: reproducible, loud enough, silent in the pauses, told apart by correlation."""
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,8 +47,8 @@ def test_pauses_are_exactly_zero_and_speech_is_not() -> None:
 def test_everybody_speaks_and_turns_overlap_now_and_then() -> None:
     spoken = turns(60.0, speakers=2, seed=1)
     assert {turn.speaker for turn in spoken} == {0, 1}
-    assert any(later.start < earlier.end for earlier, later in zip(spoken, spoken[1:], strict=False))
-    assert all(later.start > earlier.start for earlier, later in zip(spoken, spoken[1:], strict=False))
+    assert any(later.start < earlier.end for earlier, later in itertools.pairwise(spoken))
+    assert all(later.start > earlier.start for earlier, later in itertools.pairwise(spoken))
 
 
 def test_voices_are_told_apart_by_correlation_and_by_pitch() -> None:

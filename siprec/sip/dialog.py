@@ -6,11 +6,13 @@ transaction runs is kept beside it by the endpoint.
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from siprec.errors import SipError
-from siprec.sip.flow import Address, Flow, Transport
+from siprec.sip.flow import Flow, Transport
+from siprec.sip.grammar import format_parameters
 from siprec.sip.headers import NameAddr
 from siprec.sip.uri import SipUri
 
@@ -85,7 +87,7 @@ _TAG = re.compile(r";\s*tag\s*=\s*[^;,\s>]*", re.IGNORECASE)
 
 def with_tag(value: str, tag: str) -> str:
     """A From or To value with `tag` appended; without <> it is a header parameter all the same (20.10)."""
-    return f"{value};tag={tag}"
+    return value + format_parameters({"tag": tag})
 
 
 def without_tag(value: str) -> str:
@@ -119,14 +121,32 @@ def route(dialog: Dialog) -> Routing:
     return Routing(first.partition("?")[0], rest, first)
 
 
-def next_hop(hop: str, fallback: Address, transport: Transport) -> Address:
-    """The address of `hop` when it is an IP literal, else `fallback`: names are never looked up (a
-    resolver blocks, and the address that the dialog's requests come from is where its peer lives).
+def next_hop(hop: str, flow: Flow, *, may_send_to: Callable[[str], bool]) -> Flow:
+    """The flow to the URI `hop`, for a dialog whose peer was last heard on `flow`.
+
+    The peer's own connection is used as long as it stands: it passes every firewall. Without one, an IP
+    literal that `may_send_to` is followed (RFC 3261 8.1.2). Names are never looked up, since a resolver
+    blocks: the address that the dialog's requests come from is where its peer lives.
     """
+    if flow.connection:
+        return flow
     try:
         uri = SipUri.parse(hop)
-        host = str(ipaddress.ip_address(uri.host.strip("[]")))
+        host = str(ipaddress.ip_address(uri.host))
     except (SipError, ValueError):
-        return fallback
+        return flow
+    transport = _hop_transport(uri, flow.transport)
     port = uri.port or (DEFAULT_TLS_PORT if transport == "tls" else DEFAULT_PORT)
-    return (host, port) if 1 <= port <= 65535 else fallback
+    if not 1 <= port <= 65535 or not may_send_to(host):
+        return flow
+    return Flow(transport, flow.local, (host, port))
+
+
+def _hop_transport(uri: SipUri, current: Transport) -> Transport:
+    """TLS for sips, else the URI's transport parameter, else the one in use (RFC 3263 section 4.1)."""
+    if uri.scheme == "sips":
+        return "tls"
+    return _TRANSPORTS.get((uri.params.get("transport") or "").lower(), current)
+
+
+_TRANSPORTS: dict[str, Transport] = {"udp": "udp", "tcp": "tcp", "tls": "tls"}

@@ -1,11 +1,8 @@
 """SIP timers (RFC 3261 section 17 and table 4, RFC 6026): their values, and the one heap they run in."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-OwnerT = TypeVar("OwnerT")
 
 # Cancelled timers stay in the heap until they come up. Once they are this many and the majority, the heap is
 # rebuilt: each timer is then moved a constant number of times, and memory stays within twice what is live.
@@ -30,36 +27,35 @@ class Timings:
         return 64 * self.t1
 
 
-class Timer(Generic[OwnerT]):
-    """A running timer; `owner` and `kind` come back when it fires."""
+class Timer:
+    """A running timer."""
 
-    __slots__ = ("at", "kind", "live", "owner")
+    __slots__ = ("action", "live")
 
-    def __init__(self, at: float, owner: OwnerT, kind: str) -> None:
-        self.at = at
-        self.owner = owner
-        self.kind = kind
+    def __init__(self, action: Callable[[float], None]) -> None:
+        self.action = action
         self.live = True
 
 
-class TimerQueue(Generic[OwnerT]):
-    """All timers of an endpoint. Starting and firing cost O(log n), stopping O(1)."""
+class TimerQueue:
+    """All timers of an endpoint. Starting and firing cost O(log n), stopping O(1) amortised."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timer[OwnerT]]] = []
+        self._heap: list[tuple[float, int, Timer]] = []
         self._started = 0
         self._dead = 0
 
     def __len__(self) -> int:
         return len(self._heap) - self._dead
 
-    def start(self, at: float, owner: OwnerT, kind: str) -> Timer[OwnerT]:
-        timer = Timer(at, owner, kind)
+    def start(self, at: float, action: Callable[[float], None]) -> Timer:
+        """Have `action(now)` called once `now` has reached `at`."""
+        timer = Timer(action)
         self._started += 1
         heapq.heappush(self._heap, (at, self._started, timer))
         return timer
 
-    def stop(self, timer: Timer[OwnerT]) -> None:
+    def stop(self, timer: Timer) -> None:
         """Stop a timer; one that has fired or was stopped before is left alone."""
         if not timer.live:
             return
@@ -78,7 +74,7 @@ class TimerQueue(Generic[OwnerT]):
             self._dead -= 1
         return heap[0][0] if heap else None
 
-    def due(self, now: float) -> Iterator[Timer[OwnerT]]:
+    def due(self, now: float) -> Iterator[Timer]:
         """Every timer that fires at `now` or before, in order; each is over when it is handed out."""
         while (at := self.deadline()) is not None and at <= now:
             timer = heapq.heappop(self._heap)[2]

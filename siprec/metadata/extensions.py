@@ -1,0 +1,97 @@
+"""What vendors add to metadata: ids that tie a recording to other systems, and all other foreign elements.
+
+Ids are found by name at any depth, whatever the namespace: Oracle's has two spellings, AudioCodes' varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from siprec.metadata.model import Extension, Recording, RSMetadata
+
+_IDS = {
+    "ucid": "ucid",  # Avaya's Universal Call ID: Oracle apkt:ucid
+    "avayaucid": "ucid",  # AudioCodes ac:AvayaUCID
+    "cisco-guid": "cisco-guid",
+    "ciscoguid": "cisco-guid",
+    "x-audc-call-id": "x-audc-call-id",
+    "genesysuuid": "genesys-uuid",  # AudioCodes ac:GenesysUUID
+    "x-genesys-calluuid": "genesys-uuid",
+    "gucid": "gucid",  # Oracle
+    "x-broadworks-correlation-info": "x-broadworks-correlation-info",
+}
+"""Element or header name in lower case to the key in `external_ids`."""
+
+_CALL_DATA = "callData"  # Ribbon: SIP header fields of the call that is recorded
+_BROADWORKS = "broadWorksRecordingMetadata"
+
+
+def extensions(source: Recording | RSMetadata) -> list[Extension]:
+    """All foreign elements of a document, or of the state, in the order of the elements they hang on."""
+    found: list[Extension] = []
+    for held in _holders(source):
+        found += held
+    return found
+
+
+def external_ids(source: Recording | RSMetadata) -> dict[str, str]:
+    """Ids under which other systems know the call, in lower-case keys; the first of each name counts.
+
+    `session-id` (RFC 7989) is the first sipSessionID; `ucid`, `gucid`, `cisco-guid`, `x-audc-call-id`,
+    `genesys-uuid`; `calldata.NAME` for each field of Ribbon's callData; `broadworks.NAME` for each of BroadWorks'
+    (userid, calltype = orig, term ..., recordingtype, ...). A UCID is in upper case without its `;encoding=hex`.
+    """
+    found: dict[str, str] = {}
+    session_id = next((each for ids in _session_ids(source) for each in ids), "")
+    if session_id:
+        found["session-id"] = session_id
+    for extension in extensions(source):
+        for key, value in _lift(extension):
+            found.setdefault(key, value)
+    return found
+
+
+def _lift(extension: Extension) -> Iterator[tuple[str, str]]:
+    for path, value in extension.values:
+        steps = path.partition("@")[0].lower().split("/")
+        if extension.name == _CALL_DATA:
+            yield f"calldata.{steps[-1]}", value
+        elif _BROADWORKS.lower() in (extension.name.lower(), *steps):
+            yield from _broadworks(steps, value)
+        for step in (extension.name.lower(), *steps):
+            if step in _IDS:
+                yield _IDS[step], _clean(_IDS[step], value)
+
+
+def _broadworks(steps: list[str], value: str) -> Iterator[tuple[str, str]]:
+    """userID and the like by name; of callType also which kind it is: `callType/origCall/...` is orig."""
+    if "calltype" in steps[:-1]:
+        yield "broadworks.calltype", steps[steps.index("calltype") + 1].removesuffix("call")
+    yield f"broadworks.{steps[-1]}", value
+
+
+def _clean(key: str, value: str) -> str:
+    return value.partition(";")[0].strip().upper() if key == "ucid" else value
+
+
+def _session_ids(source: Recording | RSMetadata) -> Iterator[tuple[str, ...]]:
+    if isinstance(source, Recording):
+        return (each.sip_session_ids for each in source.sessions)
+    return (each.session.sip_session_ids for each in source.sessions.values())
+
+
+def _holders(source: Recording | RSMetadata) -> Iterable[tuple[Extension, ...]]:
+    yield source.extensions
+    if isinstance(source, RSMetadata):
+        yield from (each.group.extensions for each in source.groups.values())
+        yield from (each.session.extensions for each in source.sessions.values())
+        yield from (each.participant.extensions for each in source.participants.values())
+        yield from (each.stream.extensions for each in source.streams.values())
+        return
+    yield from (each.extensions for each in source.groups)
+    yield from (each.extensions for each in source.sessions)
+    yield from (each.extensions for each in source.participants)
+    yield from (each.extensions for each in source.streams)
+    yield from (each.extensions for each in source.session_recording_assocs)
+    yield from (each.extensions for each in source.participant_session_assocs)
+    yield from (each.extensions for each in source.participant_stream_assocs)

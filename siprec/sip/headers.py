@@ -28,18 +28,14 @@ _DISPOSITION = re.compile(r"([A-Za-z0-9\-.!%*_+`'~]++)[ \t]*+(;.*)?", re.DOTALL)
 def parse_params(text: str) -> dict[str, str | None]:
     """Parameters `;name=value;flag` of a header value: names in lower case, values unquoted, None without `=`.
 
-    The first semicolon may be missing; one at the end is tolerated, an empty parameter elsewhere is not
-    (RFC 4475 section 3.1.2.1). Of a repeated name the first counts. Raises SipError.
+    The first semicolon may be missing and empty parameters are skipped: with them left out nothing is in doubt.
+    Of a repeated name the first counts. Raises SipError.
     """
-    text = text.strip(LWS).removeprefix(";")
-    if not text:
-        return {}
-    pieces = split_parameters(text)
-    if len(pieces) > 1 and not pieces[-1].strip(LWS):
-        pieces.pop()
     params: dict[str, str | None] = {}
-    for piece in pieces:
+    for piece in split_parameters(text):
         name, equals, value = piece.partition("=")
+        if not equals and not name.strip(LWS):
+            continue
         name = name.strip(LWS).lower()
         if not _PARAMETER_NAME.fullmatch(name):
             raise SipError("a parameter has no valid name")

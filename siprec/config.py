@@ -34,9 +34,7 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 SECRETS = ("REDIS_URL", "HTTP_TOKEN")
 """Variables whose value may also come from the file named by `<NAME>_FILE` (container secrets)."""
 
-PRIVATE_NETWORKS = (
-    "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fc00::/7,fe80::/10"
-)
+PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fc00::/7,fe80::/10"
 
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNIT_BYTES = {"": 1, "b": 1} | {
@@ -100,9 +98,7 @@ def _source(entry: str) -> Source:
     name, equals, networks = entry.partition("=")
     if not equals:
         name, networks = entry, entry
-    return Source(
-        name.strip(), tuple(ipaddress.ip_network(each.strip(), strict=False) for each in networks.split("|"))
-    )
+    return Source(name.strip(), tuple(ipaddress.ip_network(each.strip(), strict=False) for each in networks.split("|")))
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
@@ -137,9 +133,7 @@ class Settings(BaseModel):
     RTP_BIND_IP: Addresses = _setting("", "addresses of the RTP sockets; SIP_HOST when unset")
     RTP_PORT_MIN: Port = _setting(10000, "first RTP port")
     RTP_PORT_MAX: Port = _setting(29999, "last RTP or RTCP port")
-    RTP_SOURCE: Literal["address", "strict", "latch"] = _setting(
-        "address", "which senders of RTP are accepted"
-    )
+    RTP_SOURCE: Literal["address", "strict", "latch"] = _setting("address", "which senders of RTP are accepted")
     RTP_BACKLOG: Size = _setting("512MiB", "memory for packets that a slow disk cannot take yet")
     RTP_TIMEOUT: Duration = _setting("60s", "silence on all streams after which the SRC is probed")
     MAX_SESSIONS: Annotated[int, Field(ge=1)] | None = _setting(None, "live sessions; above it 503")
@@ -149,17 +143,13 @@ class Settings(BaseModel):
     DISK_RESERVE: Size = _setting("1GiB", "free space below which new calls get 503")
     AUDIO_FORMAT: Literal["wav", "wav-native", "flac", "opus"] = _setting("wav", "format of the audio file")
     SHUTDOWN_TIMEOUT: Duration = _setting("8s", "how long a stop renders before it leaves the rest")
-    CAPTURE_KEEP: Literal["always", "issues", "never"] = _setting(
-        "issues", "keep the capture after rendering"
-    )
+    CAPTURE_KEEP: Literal["always", "issues", "never"] = _setting("issues", "keep the capture after rendering")
     ENABLE_REDUNDANCY: bool = _setting(True, "keep session state beyond the process")
     REDUNDANCY_STORAGE_TYPE: Literal["memory", "sqlite", "redis", "noop"] = _setting(
         "sqlite", "where session state is kept"
     )
     SESSION_TIMEOUT: Duration = _setting("30s", "how long an interrupted session waits for its SRC")
-    SESSION_CHECK_INTERVAL: Annotated[Duration, Field(gt=0)] = _setting(
-        "10s", "how often sessions are checked"
-    )
+    SESSION_CHECK_INTERVAL: Annotated[Duration, Field(gt=0)] = _setting("10s", "how often sessions are checked")
     REPLACES_UNKNOWN: Literal["accept", "reject"] = _setting(
         "accept", "Replaces that names a session the store cannot be asked for"
     )
@@ -172,9 +162,7 @@ class Settings(BaseModel):
     HTTP_PORT: Port = _setting(8080, "port of API and page")
     HTTP_TOKEN: SecretStr | None = _setting(None, "token of API and page")
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = _setting("info", "least level that is logged")
-    LOG_FORMAT: Literal["console", "json"] | None = _setting(
-        None, "console or json; console on a terminal when unset"
-    )
+    LOG_FORMAT: Literal["console", "json"] | None = _setting(None, "console or json; console on a terminal when unset")
 
     @model_validator(mode="after")
     def _ports_fit(self) -> Settings:
@@ -227,8 +215,8 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
     environ = os.environ if environ is None else environ
     path = dotenv or Path(".env")
     from_file = {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
-    problems = [f"{path.name}: {hint}" for hint in _misspelt(from_file, strict=True)]
-    warnings = [f"environment: {hint}" for hint in _misspelt(environ, strict=False)]
+    problems = [f"{path.name}: {hint}" for hint in _misspelt(from_file)]
+    warnings = [f"environment: {hint}" for hint in _misspelt(environ)]
     values, origins = _gather(environ, from_file, path.name, problems)
     try:
         settings = Settings.model_validate(values)
@@ -237,6 +225,31 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
     if problems:
         raise ConfigurationError(problems)
     return Configuration(settings, origins, tuple(warnings + _not_built(settings, origins)))
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Each variable with its effective value as a person would write it; secrets are starred, paths absolute."""
+    effective = settings.model_dump() | {"RECORDING_DIR": settings.recording_dir, "STATE_DIR": settings.state_dir}
+    return {name: _written(value) for name, value in effective.items()}
+
+
+def _written(value: Any) -> str:
+    match value:
+        case None | ():
+            return ""
+        case bool():
+            return str(value).lower()
+        case SecretStr():
+            return "***"
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ",".join(_written(each) for each in value)
+        case {"name": name, "networks": networks}:
+            listed = "|".join(map(str, networks))
+            return name if listed in {name, f"{name}/32", f"{name}/128"} else f"{name}={listed}"
+        case _:
+            return str(value)
 
 
 def _gather(
@@ -266,14 +279,14 @@ def _read_secret(name: str, path: str, problems: list[str]) -> str:
         return ""
 
 
-def _misspelt(mapping: Mapping[str, str], *, strict: bool) -> list[str]:
+def _misspelt(mapping: Mapping[str, str]) -> list[str]:
     known = set(Settings.model_fields) | {f"{name}_FILE" for name in SECRETS}
     hints = []
     for name in sorted(set(mapping) - known):
         # Container platforms inject names such as REDIS_PORT=tcp://10.0.0.1:6379: not a person's slip.
         if name.upper().endswith("_PROXY") or re.match(r"[a-z]+://", mapping[name]):
             continue
-        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.87 if strict else 0.9)
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.87)
         if close:
             hints.append(f"{name} is not a setting: did you mean {close[0]}?")
     return hints

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,13 +35,7 @@ def new_session_id(wall_ns: int, entropy: bytes) -> str:
     """A time-ordered UUID (version 7, RFC 9562 section 5.7) from a wall clock and 10 random bytes."""
     milliseconds = (wall_ns // 1_000_000) & ((1 << 48) - 1)
     random_bits = int.from_bytes(entropy[:10], "big")
-    value = (
-        milliseconds << 80
-        | 7 << 76
-        | (random_bits >> 62 & 0xFFF) << 64
-        | 2 << 62
-        | random_bits & ((1 << 62) - 1)
-    )
+    value = milliseconds << 80 | 7 << 76 | (random_bits >> 62 & 0xFFF) << 64 | 2 << 62 | random_bits & ((1 << 62) - 1)
     text = f"{value:032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
@@ -67,6 +61,11 @@ def _create_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
     with open(descriptor, "wb") as file:
         file.write(data)
+
+
+def _lines(events: Iterable[dict[str, Any]]) -> bytes:
+    lines = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in events)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +100,11 @@ class PartFolder:
         """Keep an rs-metadata body exactly as received."""
         _create_file(self.path / "metadata" / f"{number:04d}.xml", body)
 
-    def append_event(self, event: dict[str, Any]) -> None:
-        """Append one line to the part's events.jsonl."""
+    def append_events(self, events: Iterable[dict[str, Any]]) -> None:
+        """Append a line for each event to the part's events.jsonl. Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         with open(os.open(self.path / "events.jsonl", flags, FILE_MODE), "ab") as file:
-            file.write(
-                json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-                + b"\n"
-            )
+            file.write(_lines(events))
 
     def events(self) -> list[dict[str, Any]]:
         """The part's events; a line cut by a crash is passed over."""
@@ -196,10 +192,7 @@ class RecordingFolder:
         events = sorted(
             (event for part in parts for event in part.events()), key=lambda event: str(event.get("at", ""))
         )
-        lines = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in events)
-        replace_file(
-            self.path / "events.jsonl", "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
-        )
+        replace_file(self.path / "events.jsonl", _lines(events))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -224,9 +217,7 @@ def find(root: Path, wanted: str) -> RecordingFolder:
 
     Raises ArchiveError when there is none, or more than one.
     """
-    matching = [
-        each for each in walk(root) if each.session_id.startswith(wanted) or each.session_id.endswith(wanted)
-    ]
+    matching = [each for each in walk(root) if each.session_id.startswith(wanted) or each.session_id.endswith(wanted)]
     if len(matching) == 1:
         return matching[0]
     if not matching:

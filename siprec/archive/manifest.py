@@ -132,9 +132,7 @@ class Manifest:
             raise ValueError(f"schema is not {SCHEMA}")
         for name, entry in _ENTRIES.items():
             known = {each.name for each in fields(entry)}
-            raw[name] = [
-                entry(**{key: value for key, value in each.items() if key in known}) for each in raw[name]
-            ]
+            raw[name] = [entry(**{key: value for key, value in each.items() if key in known}) for each in raw[name]]
         known = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in raw.items() if key in known})
 

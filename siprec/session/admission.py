@@ -6,6 +6,7 @@ Detection is a policy, not the AND-rule of RFC 7866 section 6.2: of the SBCs in 
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,22 @@ SRC_FEATURES = frozenset({"+sip.src", "src", "+sip-src"})
 
 SOURCES_LIMIT = 10_000
 """Sources whose rate is remembered; far above any number of SBCs, it bounds memory if SIP_ALLOW is wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingSource:
+    """An SRC that is heard: the SIP_ALLOW entry that matched, which is its identity."""
+
+    name: str
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def identify(sources: Sequence[RecordingSource], address: str) -> RecordingSource | None:
+    """The first source one of whose networks holds `address` (an IP literal), or None: it is not heard."""
+    literal = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(literal, "ipv4_mapped", None)
+    literal = mapped or literal
+    return next((each for each in sources if any(literal in network for network in each.networks)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +67,7 @@ def recognise(request: Request, parts: Sequence[BodyPart], *, strict: bool) -> R
     evidence += [f"Contact {each}" for each in sorted(features & SRC_FEATURES)]
     if any(is_metadata(part) for part in parts):
         evidence.append("rs-metadata body")
-    if any(
-        part.disposition is not None and part.disposition.value.lower() == "recording-session"
-        for part in parts
-    ):
+    if any(part.disposition is not None and part.disposition.value.lower() == "recording-session" for part in parts):
         evidence.append("disposition recording-session")
     if strict:
         return Recognition("+sip.src" in features and "Require: siprec" in evidence, tuple(evidence))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from siprec.sdp.model import Format
 from siprec.session.transitions import Effect, Event, State, step
+from siprec.sip.dialog import Dialog
 
 HISTORY_LIMIT = 32
 """Steps kept in a session's history ring: a call with holds and updates stays below it, a flapping one is capped."""
@@ -34,7 +35,8 @@ class Channel:
     """One audio stream of the recording: a channel of its file.
 
     `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in
-    the SDP. `remote`: where the offer says RTP comes from.
+    the SDP. `remote`: where the offer says RTP comes from. `participants`: keys, in the metadata, of those heard
+    in it: one on a separate stream, several on a mixed one.
     """
 
     index: int
@@ -47,7 +49,7 @@ class Channel:
     port: int = 0
     rtcp_port: int = 0
     stream_id: str | None = None
-    participant_id: str | None = None
+    participants: tuple[str, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -57,25 +59,15 @@ class Channel:
 
 @dataclass(slots=True)
 class DialogInfo:
-    """A SIP dialog of the session, as much of it as recovery needs (RFC 3261 section 12)."""
+    """A SIP dialog of the session, and whose it is: `identity` names the SRC (its SIP_ALLOW entry)."""
 
-    call_id: str
-    local_tag: str
-    remote_tag: str
-    local_uri: str
-    remote_uri: str
-    remote_target: str
-    route_set: tuple[str, ...]
-    local_cseq: int
-    remote_cseq: int
-    transport: str
-    remote: tuple[str, int]
+    dialog: Dialog
     identity: str
 
 
 @dataclass(slots=True)
 class CallData:
-    """A recording session. Times are CLOCK_REALTIME nanoseconds."""
+    """A recording session. Times are CLOCK_REALTIME nanoseconds; `answer` is our last SDP, its o= line included."""
 
     session_id: str
     node: str
@@ -88,8 +80,7 @@ class CallData:
     version: int = 0
     started_ns: int | None = None
     ended_ns: int | None = None
-    sdp_session_id: int = 0
-    sdp_version: int = 0
+    answer: str = ""
     channels: list[Channel] = field(default_factory=list)
     history: deque[HistoryEntry] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
 

@@ -155,9 +155,7 @@ def describe() -> str:
     """The table as Markdown."""
     lines = ["| state | event | next | effects |", "|---|---|---|---|"]
     for state, row in TABLE.items():
-        lines += [
-            f"| {state} | {event} | {cell.next} | {', '.join(cell.effects)} |" for event, cell in row.items()
-        ]
+        lines += [f"| {state} | {event} | {cell.next} | {', '.join(cell.effects)} |" for event, cell in row.items()]
     return "\n".join(lines)
 
 

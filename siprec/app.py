@@ -1,0 +1,271 @@
+"""The composition root: builds all parts from the settings, starts them, stops them in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import platform
+import random
+import resource
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+
+from siprec import log
+from siprec.config import Configuration, Settings
+from siprec.errors import ConfigurationError
+from siprec.media.capture import Capture
+from siprec.media.ports import PortPool
+from siprec.media.source import SourcePolicy
+from siprec.net.signalling import Pump
+from siprec.net.tcp import TcpListener
+from siprec.net.udp import UdpListener
+from siprec.recorder.call import Facilities, Policy
+from siprec.recorder.finish import FinishOptions
+from siprec.recorder.intake import Ports
+from siprec.recorder.pool import RenderPool
+from siprec.recorder.service import Limits, Recorder, free_bytes, observers
+from siprec.session import bodies
+from siprec.session.admission import RecordingSource
+from siprec.sip.endpoint import Endpoint
+from siprec.store.memory import InMemorySessionStore
+
+DESCRIPTORS_SPARE = 200
+"""Descriptors kept for logs, files being written, connections and the interpreter."""
+
+DESCRIPTORS_PER_SESSION = 5
+"""Two port pairs and a capture file."""
+
+PORTS_PER_SESSION = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that serves; for the demo and tests, which need to know where."""
+
+    recorder: Recorder
+    settings: Settings
+    sip_port: int
+
+
+async def serve(configuration: Configuration, *, ready: Callable[[Running], None] | None = None) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation, then stop in order.
+
+    Raises ConfigurationError, ListenError before anything is answered.
+    """
+    settings = configuration.settings
+    stop = asyncio.Event()
+    with state_locked(settings), stop_signals(stop):
+        async with AsyncExitStack() as stack:
+            running = await start(configuration, stack)
+            if ready is not None:
+                ready(running)
+            await stop.wait()
+
+
+@contextmanager
+def stop_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Within: the first SIGTERM or SIGINT sets `stop`, a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, on_signal)
+    try:
+        yield
+    finally:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+
+async def start(configuration: Configuration, stack: AsyncExitStack) -> Running:
+    """Build and start all parts; `stack` stops them, last started first."""
+    settings = configuration.settings
+    descriptors = raise_descriptor_limit()
+    node = node_id(settings)
+    files = ThreadPoolExecutor(max_workers=4, thread_name_prefix="files")
+    stack.callback(files.shutdown, wait=False)
+    pool = RenderPool()
+    stack.callback(pool.close)
+    capture = Capture(backlog_bytes=settings.RTP_BACKLOG)
+    capture.start()
+    stack.callback(capture.stop)
+    endpoint = Endpoint(token=lambda: secrets.token_hex(10), accept=bodies.ACCEPT)
+    ports = Ports(port_pools(settings))
+    facilities = Facilities(
+        policy=policy(settings, node),
+        endpoint=endpoint,
+        capture=capture,
+        ports=ports,
+        store=InMemorySessionStore(),
+        pool=pool,
+        files=files,
+        entropy=secrets.token_bytes,
+        flush=lambda: pump.flush(),  # noqa: PLW0108  the pump is made below, it needs the recorder
+        observers=observers(),
+    )
+    limits = limits_of(settings, ports, descriptors)
+    recorder = Recorder(facilities, limits)
+    logger = log.get()
+    pump = Pump(
+        endpoint,
+        recorder.handle,
+        on_defect=lambda error, event: logger.error("defect", event_type=type(event).__name__, exc_info=error),
+    )
+    stack.callback(pump.close)
+    sip_port = await _listen(settings, pump, recorder, stack)
+    stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT)
+    banner(configuration, node=node, limits=limits, sip_port=sip_port)
+    recorder.salvage()
+    return Running(recorder, settings, sip_port)
+
+
+async def _stop(recorder: Recorder, timeout: float) -> None:
+    left = await recorder.stop(timeout)
+    log.get().info("stopped", recordings_left_for_next_start=left)
+
+
+async def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: AsyncExitStack) -> int:
+    """UDP and TCP on each SIP_HOST; port 0 takes a free one, the same for all."""
+    port = settings.SIP_PORT
+    for host in map(str, settings.SIP_HOST):
+        udp = UdpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused)
+        port = udp.open()
+        stack.callback(udp.close)
+        tcp = TcpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused)
+        await tcp.open()
+        stack.push_async_callback(tcp.close)
+    return port
+
+
+# ---------------------------------------------------------------------- settings to plain arguments
+
+
+def policy(settings: Settings, node: str) -> Policy:
+    """What a call needs to know of the settings."""
+    return Policy(
+        root=settings.recording_dir,
+        node=node,
+        external=settings.EXTERNAL_IP,
+        rtp_source=SourcePolicy(settings.RTP_SOURCE),
+        segment_seconds=settings.SEGMENT_SECONDS,
+        finish=FinishOptions(settings.AUDIO_FORMAT, settings.CAPTURE_KEEP),
+    )
+
+
+def limits_of(settings: Settings, ports: Ports, descriptors: int) -> Limits:
+    """What is let in. Raises ConfigurationError when MAX_SESSIONS cannot be kept."""
+    by_ports = ports.capacity * 2 // PORTS_PER_SESSION
+    by_descriptors = max(1, (descriptors - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_SESSION)
+    most = max(1, min(by_ports, by_descriptors))
+    wanted = settings.MAX_SESSIONS or most
+    if wanted > most:
+        raise ConfigurationError(
+            [
+                f"MAX_SESSIONS: {wanted} is more than {most}: {by_ports} fit between RTP_PORT_MIN and RTP_PORT_MAX, "
+                f"{by_descriptors} into the limit of {descriptors} open files (ulimit -n)"
+            ]
+        )
+    return Limits(
+        sources=tuple(RecordingSource(each.name, each.networks) for each in settings.SIP_ALLOW),
+        max_sessions=wanted,
+        rate=settings.SIP_RATE,
+        disk_reserve=settings.DISK_RESERVE,
+        strict=settings.SIPREC_MODE == "strict",
+        plain_calls=settings.RECORD_PLAIN_CALLS,
+    )
+
+
+def port_pools(settings: Settings) -> dict[int, PortPool]:
+    """A pool for the first RTP address of each family."""
+    addresses = {each.version: str(each) for each in reversed(settings.rtp_addresses)}
+    low, high = settings.RTP_PORT_MIN, settings.RTP_PORT_MAX
+    return {version: PortPool(host, low, high, choose=random.SystemRandom()) for version, host in addresses.items()}
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def node_id(settings: Settings) -> str:
+    """NODE_ID, or the name made once in STATE_DIR/node_id."""
+    if settings.NODE_ID:
+        return settings.NODE_ID
+    path = settings.state_dir / "node_id"
+    if not path.exists():
+        host = "".join(each if each.isalnum() else "-" for each in socket.gethostname().partition(".")[0])[:20]
+        path.write_text(f"{host.strip('-') or 'node'}-{secrets.token_hex(3)}\n")
+    return path.read_text().strip()
+
+
+@contextmanager
+def state_locked(settings: Settings) -> Iterator[None]:
+    """Hold STATE_DIR for this process alone. Raises ConfigurationError when it, or RECORDING_DIR, is unusable."""
+    for name, path in (("RECORDING_DIR", settings.recording_dir), ("STATE_DIR", settings.state_dir)):
+        try:
+            path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            probe = path / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError([f"{name}: {path} cannot be written ({error.strerror})"]) from error
+    with (settings.state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                [f"STATE_DIR: {settings.state_dir} is in use by another siprec: stop it, or give this one its own"]
+            ) from None
+        yield
+
+
+# ---------------------------------------------------------------------- what the operator sees first
+
+
+def banner(configuration: Configuration, *, node: str, limits: Limits, sip_port: int) -> None:
+    """Listeners, limits, folder, and what is off with the variable that turns it on."""
+    settings = configuration.settings
+    logger = log.get()
+    for warning in configuration.warnings:
+        logger.warning("setting", hint=warning)
+    for host in settings.SIP_HOST:
+        shown = f"[{host}]" if host.version == 6 else str(host)
+        logger.info("listening", sip=f"sip:{shown}:{sip_port}", transport="udp,tcp", node=node)
+    logger.info(
+        "ready to record",
+        recordings=str(settings.recording_dir),
+        free_gib=round(free_bytes(settings.recording_dir) / 2**30, 1),
+        max_sessions=limits.max_sessions,
+        rtp=f"{settings.RTP_PORT_MIN}-{settings.RTP_PORT_MAX}",
+        allow=",".join(each.name for each in limits.sources),
+        python=platform.python_version(),
+    )
+    for text, variable in switched_off(settings):
+        logger.info("off", feature=text, turn_on_with=variable)
+
+
+def switched_off(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is off by choice, and the variable that turns it on."""
+    if not settings.RECORD_PLAIN_CALLS:
+        yield "recording of calls that are no recording session", "RECORD_PLAIN_CALLS=true"
+    if settings.CAPTURE_KEEP != "always":
+        yield "keeping the capture of faultless recordings", "CAPTURE_KEEP=always"
+
+
+def run(configuration: Configuration) -> None:
+    """`serve` in an event loop of its own."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(configuration))

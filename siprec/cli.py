@@ -1,0 +1,221 @@
+"""The commands of siprec, one function each."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from siprec import app, config, log, view
+from siprec import demo as demonstration
+from siprec.archive.folder import RecordingFolder, find, walk
+from siprec.archive.manifest import verify as verify_files
+from siprec.client.load import run as run_calls
+from siprec.client.options import CallOptions
+from siprec.doctor import examine
+from siprec.errors import ConfigurationError, SiprecError
+from siprec.recorder.finish import FinishOptions, finish
+
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h: supervisors do not restart on it."""
+
+DEMO_SECONDS = 10.0
+
+main = typer.Typer(
+    name="siprec",
+    help="A SIPREC recording server (RFC 7866). Settings come from the environment: `siprec check` shows them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False)
+
+
+class Transport(StrEnum):
+    """How SIP goes to the server."""
+
+    UDP = "udp"
+    TCP = "tcp"
+
+
+RecordingId = Annotated[str, typer.Argument(help="the id, or as much of its beginning or end as is unique")]
+
+
+@main.command()
+def serve() -> None:
+    """Record the calls that SBCs send, until SIGTERM or Ctrl-C."""
+    with _sentences():
+        configuration = _configure()
+        app.run(configuration)
+
+
+@main.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="end after the call instead of serving on")] = False,
+    duration: Annotated[float, typer.Option(help="length of the call in seconds")] = DEMO_SECONDS,
+) -> None:
+    """Serve, place one real call of two synthesised voices, and show where its recording lies."""
+    with _sentences():
+        configuration = _configure()
+        options = CallOptions(duration=duration)
+        folder = asyncio.run(demonstration.demo(configuration, options, once=once, report=_step))
+        if once:
+            console.print(view.details(folder))
+
+
+@main.command()
+def call(
+    target: Annotated[str, typer.Option(help="SIP URI of the recording server")] = "sip:127.0.0.1:5060",
+    transport: Annotated[Transport, typer.Option(help="udp or tcp")] = Transport.UDP,
+    codec: Annotated[str, typer.Option(help="PCMU, PCMA, G722 or L16")] = "PCMU",
+    duration: Annotated[float, typer.Option(help="seconds of audio in each call")] = DEMO_SECONDS,
+    calls: Annotated[int, typer.Option(min=1, help="how many calls")] = 1,
+    rate: Annotated[float, typer.Option(min=0.01, help="new calls a second")] = 10.0,
+    one_way: Annotated[bool, typer.Option("--one-way", help="only the first party is heard")] = False,
+    loss: Annotated[float, typer.Option(min=0, max=100, help="percent of packets withheld")] = 0.0,
+    duplicate: Annotated[float, typer.Option(min=0, max=100, help="percent of packets sent twice")] = 0.0,
+    reorder: Annotated[int, typer.Option(min=0, help="depth of reordering in packets")] = 0,
+    jitter: Annotated[float, typer.Option(min=0, help="jitter in milliseconds")] = 0.0,
+    seed: Annotated[int, typer.Option(help="fixes voices, SSRCs and impairments")] = 1,
+    local: Annotated[str | None, typer.Option(help="our address; by default the one of the route")] = None,
+) -> None:
+    """Be a SIPREC client (SRC): place one call or many to any recording server and tell what it answered."""
+    options = CallOptions(
+        target=target,
+        transport=transport.value,
+        local=local,
+        codec=codec,
+        duration=duration,
+        calls=calls,
+        rate=rate,
+        one_way=one_way,
+        loss=loss,
+        duplicate=duplicate,
+        reorder=reorder,
+        jitter_ms=jitter,
+        seed=seed,
+    )
+    raise typer.Exit(run_calls(options, lambda line: console.print(line, markup=False)))
+
+
+@main.command()
+def ls(
+    last: Annotated[int, typer.Option(min=1, help="how many, newest last")] = 50,
+) -> None:
+    """List recordings, newest last."""
+    with _sentences():
+        folders = list(walk(_settings().recording_dir))
+        console.print(view.listing(folders[-last:]))
+        if not folders:
+            console.print("no recordings yet: place a call with `siprec call`", style="dim")
+
+
+@main.command()
+def show(recording: RecordingId) -> None:
+    """Show one recording: participants, waveforms, gaps, where it lies."""
+    with _sentences():
+        console.print(view.details(_find(recording)))
+
+
+@main.command()
+def render(
+    recordings: Annotated[list[str], typer.Argument(help="ids, or folders of recordings")],
+) -> None:
+    """Make the audio of recordings again from their kept captures (CAPTURE_KEEP)."""
+    with _sentences():
+        settings = _settings()
+        options = FinishOptions(settings.AUDIO_FORMAT, "always")
+        for each in recordings:
+            folder = RecordingFolder(Path(each).resolve()) if Path(each).is_dir() else _find(each)
+            done = finish(folder.path, options)
+            console.print(
+                f"{done.audio}  {view.clock_time(done.duration)}  {done.verdict}: {done.reason}", markup=False
+            )
+
+
+@main.command()
+def verify(recording: RecordingId) -> None:
+    """Compare the files of a recording with the hashes taken when it ended."""
+    with _sentences():
+        folder = _find(recording)
+        manifest = folder.read()
+        wrong = verify_files(manifest, folder.path)
+        for each in wrong:
+            console.print(each, style="red", markup=False)
+        if wrong:
+            raise typer.Exit(EXIT_FAILED)
+        console.print(f"{len(manifest.files)} files are as they were when the recording ended")
+
+
+@main.command()
+def check() -> None:
+    """Show the effective settings, where each came from, and what on this machine would limit recording."""
+    with _sentences():
+        configuration = config.read()
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("setting", "value", "from"):
+            table.add_column(column)
+        for name, value in config.shown(configuration.settings).items():
+            table.add_row(name, value, configuration.origins[name])
+        console.print(table)
+        for warning in configuration.warnings:
+            console.print(f"! {warning}", style="yellow", markup=False)
+        findings = examine(configuration.settings)
+        for finding in findings:
+            console.print(f"{finding.mark} {finding.text}", style=finding.style, markup=False)
+        if any(finding.fatal for finding in findings):
+            raise typer.Exit(EXIT_FAILED)
+
+
+# ---------------------------------------------------------------------- shared by the commands
+
+
+def _configure() -> config.Configuration:
+    configuration = config.read()
+    log.configure(configuration.settings.LOG_LEVEL, configuration.settings.LOG_FORMAT)
+    return configuration
+
+
+def _settings() -> config.Settings:
+    return config.read().settings
+
+
+def _find(recording: str) -> RecordingFolder:
+    return find(_settings().recording_dir, recording)
+
+
+def _step(text: str) -> None:
+    console.print(f"> {text}", style="bold cyan", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Errors raised on purpose become a sentence and an exit code, never a traceback."""
+    try:
+        yield
+    except ConfigurationError as error:
+        _fail([f"configuration: {each}" for each in error.problems], EXIT_CONFIGURATION)
+    except SiprecError as error:
+        _fail([str(error)], EXIT_FAILED)
+
+
+def _fail(lines: list[str], code: int) -> NoReturn:
+    for line in lines:
+        print(line, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+Report = Callable[[str], None]
+
+if __name__ == "__main__":
+    main()

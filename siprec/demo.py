@@ -1,0 +1,48 @@
+"""`siprec demo`: the server as `serve` runs it, one real call into it, and where the recording lies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from siprec import app
+from siprec.archive.folder import RecordingFolder, find
+from siprec.client.load import place
+from siprec.client.options import CallOptions
+from siprec.config import Configuration
+from siprec.errors import LocalError
+from siprec.store.base import SessionRecord
+
+RENDER_SECONDS = 60.0
+"""Far more than a call of some seconds takes to render, also where the renderer has to start first."""
+
+
+async def demo(
+    configuration: Configuration, options: CallOptions, *, once: bool, report: Callable[[str], None]
+) -> RecordingFolder:
+    """Serve, place the call of `options` into this server, and report each step; go on serving unless `once`.
+
+    Returns the folder of the recording. Raises ConfigurationError, ListenError, LocalError when the call failed.
+    """
+    settings = configuration.settings
+    stop = asyncio.Event()
+    with app.state_locked(settings), app.stop_signals(stop):
+        async with AsyncExitStack() as stack:
+            running = await app.start(configuration, stack)
+            report(f"server   sip:127.0.0.1:{running.sip_port} (udp, tcp), recordings go to {settings.recording_dir}")
+            ended = asyncio.get_running_loop().create_future()
+            running.recorder.observe_end(lambda record: ended.done() or ended.set_result(record))
+            result = await place(replace(options, target=f"sip:127.0.0.1:{running.sip_port}"), report)
+            if not result.ok:
+                raise LocalError(result.problem or f"the call was answered {result.status} {result.reason}")
+            record: SessionRecord = await asyncio.wait_for(ended, RENDER_SECONDS)
+            folder = find(settings.recording_dir, record.call.session_id)
+            manifest = folder.read()
+            report(f"verdict  {manifest.verdict}: {manifest.verdict_reason}")
+            report(f"folder   {folder.path}")
+            if not once:
+                report("serving on; place your own call with `siprec call`, stop with Ctrl-C")
+                await stop.wait()
+    return folder

@@ -1,0 +1,110 @@
+"""What on this machine would limit recording, and how to change it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from siprec import app
+from siprec.config import Settings
+from siprec.errors import SiprecError
+from siprec.media.ports import PortPool, buffered_seconds
+from siprec.media.recvmmsg import TIER
+from siprec.recorder.intake import Ports
+from siprec.recorder.service import free_bytes
+
+BUFFER_SECONDS_WANTED = 2.0
+"""A disk or a garbage collector may stall a drain this long before packets are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `siprec check`."""
+
+    text: str
+    level: str  # ok, warning, fatal
+
+    @property
+    def fatal(self) -> bool:
+        return self.level == "fatal"
+
+    @property
+    def mark(self) -> str:
+        return {"ok": "✔", "warning": "!", "fatal": "✘"}[self.level]
+
+    @property
+    def style(self) -> str:
+        return {"ok": "green", "warning": "yellow", "fatal": "red"}[self.level]
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings, in the order in which a call would meet them."""
+    return [*_listeners(settings), *_limits(settings), *_receive_buffer(settings), *_disk(settings)]
+
+
+def _listeners(settings: Settings) -> Iterator[Finding]:
+    for host in settings.SIP_HOST:
+        family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((str(host), settings.SIP_PORT))
+            except OSError as error:
+                yield Finding(
+                    f"{host}:{settings.SIP_PORT} cannot be bound ({error.strerror}): is siprec running? else change "
+                    "SIP_HOST or SIP_PORT",
+                    "warning",
+                )
+            else:
+                yield Finding(f"{host}:{settings.SIP_PORT} is free", "ok")
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    try:
+        limits = app.limits_of(settings, Ports(app.port_pools(settings)), app.raise_descriptor_limit())
+    except SiprecError as error:
+        yield Finding(str(error), "fatal")
+    else:
+        yield Finding(
+            f"{limits.max_sessions} sessions at once (MAX_SESSIONS, RTP_PORT_MIN, RTP_PORT_MAX, ulimit -n)", "ok"
+        )
+
+
+def _receive_buffer(settings: Settings) -> Iterator[Finding]:
+    address = str(settings.rtp_addresses[0])
+    try:
+        pool = PortPool(address, settings.RTP_PORT_MIN, settings.RTP_PORT_MAX)
+        pair = pool.acquire(0.0)
+    except SiprecError as error:
+        yield Finding(f"RTP_BIND_IP: {error}", "fatal")
+        return
+    seconds = buffered_seconds(pair.receive_buffer)
+    pair.close()
+    text = f"a stalled reader is bridged for {seconds:.1f} s by the kernel's receive buffer; capture tier {TIER}"
+    if seconds < BUFFER_SECONDS_WANTED:
+        yield Finding(f"{text}: raise it with sysctl -w net.core.rmem_max=1048576", "warning")
+    else:
+        yield Finding(text, "ok")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    path = settings.recording_dir
+    while not path.exists():
+        path = path.parent
+    free = free_bytes(path)
+    text = f"{free / 2**30:.1f} GiB free in {settings.recording_dir}"
+    level = "ok" if free > settings.DISK_RESERVE else "fatal"
+    yield Finding(text if level == "ok" else f"{text}: less than DISK_RESERVE, calls would get 503", level)
+    if not _writable(path):
+        yield Finding(f"RECORDING_DIR: {path} cannot be written", "fatal")
+
+
+def _writable(path: Path) -> bool:
+    probe = path / ".siprec-probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

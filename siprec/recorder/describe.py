@@ -1,0 +1,100 @@
+"""recording.json out of the live records: who, when, which channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from siprec.archive.manifest import ChannelEntry, Manifest, ParticipantEntry, RefusedEntry, SessionEntry
+from siprec.metadata import assign, extensions
+from siprec.metadata.model import ParticipantState, RSMetadata
+from siprec.recorder.dossier import timestamp
+from siprec.session.model import Channel, DialogInfo
+from siprec.store.base import SessionRecord
+
+
+def manifest(record: SessionRecord, *, refused: Sequence[RefusedEntry] = ()) -> Manifest:
+    """What recording.json says while a session lives; rendering adds what only the capture can tell."""
+    call, metadata = record.call, record.metadata
+    return Manifest(
+        id=call.session_id,
+        state=str(call.state),
+        node=call.node,
+        fence=call.fence,
+        source=call.source,
+        call_id=call.call_id,
+        started_at=_time(call.started_ns),
+        ended_at=_time(call.ended_ns),
+        dialogs=[_dialog(each) for each in record.dialogs],
+        sessions=[
+            SessionEntry(key, list(each.session.sip_session_ids), each.session.group_ref or None)
+            for key, each in metadata.sessions.items()
+        ],
+        participants=[_participant(key, each) for key, each in metadata.participants.items()],
+        channels=[_channel(each, metadata) for each in call.channels],
+        external_ids=extensions.external_ids(metadata),
+        extensions=[each.xml for each in extensions.extensions(metadata)],
+        metadata_errors=list(metadata.faults),
+        refused=list(refused),
+    )
+
+
+def assign_participants(record: SessionRecord) -> None:
+    """Note on each channel which stream of the metadata it is, and who is heard in it."""
+    metadata, channels = record.metadata, record.call.channels
+    keys = {id(state): key for key, state in metadata.participants.items()}
+    for index, found in assign.assign(metadata, [(each.index, each.label) for each in channels]).items():
+        channel = channels[index]
+        channels[index] = replace(
+            channel,
+            stream_id=found.stream_id or channel.stream_id,
+            participants=tuple(keys[id(each)] for each in found.participants) or channel.participants,
+        )
+
+
+def names(record: SessionRecord) -> list[str]:
+    """The participants as a person would call them."""
+    return [_name(each) for each in record.metadata.participants.values()]
+
+
+def _name(state: ParticipantState) -> str:
+    return state.participant.display_name or state.participant.participant_id
+
+
+def _time(at_ns: int | None) -> str | None:
+    return None if at_ns is None else timestamp(at_ns)
+
+
+def _dialog(info: DialogInfo) -> dict[str, Any]:
+    dialog = info.dialog
+    return {
+        "call_id": dialog.call_id,
+        "local_tag": dialog.local_tag,
+        "remote_tag": dialog.remote_tag,
+        "transport": dialog.flow.transport,
+        "remote": "{}:{}".format(*dialog.flow.remote),
+        "identity": info.identity,
+    }
+
+
+def _participant(key: str, state: ParticipantState) -> ParticipantEntry:
+    return ParticipantEntry(
+        participant_id=key,
+        aor=state.participant.aor or None,
+        name=state.participant.display_name or None,
+        joined=[timestamp(each.start_ns) for each in state.intervals],
+        left=[timestamp(each.end_ns) for each in state.intervals if each.end_ns is not None],
+    )
+
+
+def _channel(channel: Channel, metadata: RSMetadata) -> ChannelEntry:
+    heard = [_name(metadata.participants[key]) for key in channel.participants]
+    return ChannelEntry(
+        index=channel.index,
+        label=channel.label,
+        stream_id=channel.stream_id,
+        participant=", ".join(heard) or None,
+        codec=next((each.encoding for each in channel.formats), None),
+        remote="{}:{}".format(*channel.remote) if channel.remote else None,
+    )

@@ -1,0 +1,150 @@
+"""From captures to a finished recording: audio, report, verdict, hashes. Runs in a rendering process.
+
+`finish` needs nothing but the folder, so the same code serves a call that just ended, what a crash left, and
+`siprec render`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from siprec.archive.audio import AudioFormat, write_audio
+from siprec.archive.folder import PartFolder, RecordingFolder
+from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, file_entry
+from siprec.errors import ArchiveError, RenderError
+from siprec.media import part as media_part
+from siprec.media.render import LoadedPart, Rendering, Report, render
+from siprec.recorder.dossier import timestamp
+from siprec.recorder.verdict import Evidence, judge
+
+CaptureKeep = Literal["always", "issues", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishOptions:
+    """AUDIO_FORMAT and CAPTURE_KEEP."""
+
+    audio_format: AudioFormat = "wav"
+    capture_keep: CaptureKeep = "issues"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of a recording. `duration` in seconds."""
+
+    session_id: str
+    verdict: str
+    reason: str
+    duration: float
+    audio: Path
+    participants: str
+
+
+def finish(path: Path, options: FinishOptions) -> Finished:
+    """Render the recording in `path`, judge it, and write its recording.json as `ended`.
+
+    Raises ArchiveError when the folder cannot be read, RenderError when its captures cannot be rendered, OSError
+    when the result cannot be written; the captures then stay as they are.
+    """
+    folder = RecordingFolder(path)
+    parts = [_load(each) for each in folder.parts()]
+    if not parts:
+        raise ArchiveError(f"{path.name} has no capture any more (CAPTURE_KEEP)")
+    manifest = _manifest(folder)
+    rendering = render(parts)
+    audio = write_audio(
+        path / "audio",
+        rendering,
+        format=options.audio_format,
+        recording_id=folder.session_id,
+        started_ns=rendering.start_ns,
+    )
+    report = rendering.report()
+    _fill(manifest, rendering, report)
+    evidence = _evidence(parts, report)
+    manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
+    folder.gather()
+    manifest.state = "ended"
+    manifest.files = [file_entry(each, path) for each in _results(folder, audio)]
+    folder.write(manifest)
+    if options.capture_keep == "never" or (options.capture_keep == "issues" and manifest.verdict == "ok"):
+        shutil.rmtree(path / "parts")
+    return Finished(
+        folder.session_id,
+        manifest.verdict,
+        manifest.verdict_reason,
+        manifest.duration or 0.0,
+        audio,
+        manifest.title,
+    )
+
+
+def mark_failed(path: Path, reason: str) -> None:
+    """Say in recording.json that rendering failed and why; the capture stays. Raises OSError."""
+    folder = RecordingFolder(path)
+    manifest = _manifest(folder)
+    manifest.state = "failed"
+    manifest.verdict_reason = reason
+    folder.write(manifest)
+
+
+def _load(folder: PartFolder) -> LoadedPart:
+    try:
+        control = media_part.load(folder.control.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RenderError(f"{folder.path.name}/part.json cannot be read: {error}") from error
+    return LoadedPart(control, tuple(folder.captures()))
+
+
+def _manifest(folder: RecordingFolder) -> Manifest:
+    """recording.json, or what the folder's names tell when it was lost."""
+    try:
+        return folder.read()
+    except ArchiveError:
+        last = folder.parts()[-1]
+        return Manifest(folder.session_id, "ending", last.node, last.fence, source="unknown", call_id="")
+
+
+def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
+    manifest.started_at = timestamp(rendering.start_ns)
+    manifest.ended_at = timestamp(rendering.end_ns)
+    manifest.duration = round(rendering.frames / rendering.rate, 6)
+    known = {each.index: each for each in manifest.channels}
+    manifest.channels = []
+    for found in report.channels:
+        entry = known.get(found.index) or ChannelEntry(found.index, found.label)
+        entry.codec = "/".join(found.codecs) or entry.codec
+        entry.ssrcs = list(found.ssrcs)
+        entry.packets = found.packets
+        entry.lost = found.lost
+        entry.duplicate = found.duplicate
+        entry.reordered = found.reordered
+        entry.jitter_ms = round(found.jitter_ms, 3)
+        entry.drift_ppm = round(found.drift_ppm, 1)
+        manifest.channels.append(entry)
+    manifest.gaps = [
+        GapEntry(each.index, round(gap.start, 6), round(gap.length, 6), gap.cause)
+        for each in report.channels
+        for gap in each.gaps
+    ]
+
+
+def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
+    streams = [stream for each in parts for stream in each.part.streams]
+    active = (stream.channel for stream in streams if any(phase.mode == "active" for phase in stream.phases))
+    cut = [each.part.node for each in parts if each.part.ended_ns is None]
+    return Evidence(
+        expected=frozenset(active),
+        silent=frozenset(each.index for each in report.channels if each.silent),
+        truncated=f"the recorder on {cut[-1]} died during the call; what had reached the disk was saved"
+        if cut
+        else None,
+        undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
+    )
+
+
+def _results(folder: RecordingFolder, audio: Path) -> list[Path]:
+    return [audio, folder.path / "events.jsonl", *sorted((folder.path / "metadata").glob("*.xml"))]

@@ -1,0 +1,157 @@
+"""The media side of one call: its port pairs, its capture, and the `Part` that explains the capture."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from siprec.archive.manifest import RefusedEntry
+from siprec.errors import PortsExhausted, SdpError
+from siprec.media.capture import CaptureResult, SessionCapture, StreamCapture
+from siprec.media.part import Part, PartStream, PayloadFormat, Phase
+from siprec.media.ports import PortPair, PortPool
+from siprec.media.source import SourcePolicy
+from siprec.session.model import Channel
+
+
+@dataclass(slots=True)
+class _Line:
+    """One channel being captured."""
+
+    capture: StreamCapture
+    pair: PortPair
+    plan: PartStream
+
+
+class Ports:
+    """A pool of port pairs for each address family that media can be received on."""
+
+    def __init__(self, pools: Mapping[int, PortPool]) -> None:
+        self._pools = pools
+        self.capacity = sum(pool.free for pool in pools.values())
+
+    def acquire(self, address: str | None, now: float) -> PortPair:
+        """A pair of the family of `address`. Raises SdpError 488 for a family we do not serve, PortsExhausted."""
+        version = ipaddress.ip_address(address).version if address else min(self._pools)
+        pool = self._pools.get(version)
+        if pool is None:
+            raise SdpError(f"no media address for IPv{version} (RTP_BIND_IP)")
+        return pool.acquire(now)
+
+    def release(self, pair: PortPair, now: float) -> None:
+        version = ipaddress.ip_address(pair.address).version
+        self._pools[version].release(pair, now)
+
+
+class Intake:
+    """Opens, moves and closes the streams of one session, and keeps `part` true to what it did."""
+
+    def __init__(
+        self,
+        capture: SessionCapture,
+        *,
+        part: Part,
+        ports: Ports,
+        policy: SourcePolicy,
+        networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+        now: Callable[[], float],
+    ) -> None:
+        self.part = part
+        self._capture = capture
+        self._ports = ports
+        self._policy = policy
+        self._networks = networks
+        self._now = now
+        self._lines: dict[int, _Line] = {}
+        self._counted: dict[int, list[RefusedEntry]] = {}
+
+    def open(self, channel: Channel, pair: PortPair, at_ns: int) -> None:
+        """Start to capture `channel` on `pair`."""
+        stream = self._capture.add(
+            pair,
+            channel=channel.index,
+            policy=self._policy,
+            payload_types=payload_types(channel),
+            remote=channel.remote,
+            networks=self._networks,
+        )
+        plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
+        self.part.streams.append(plan)
+        self._lines[channel.index] = _Line(stream, pair, plan)
+        self._enter_phase(channel, at_ns)
+
+    def change(self, channel: Channel, at_ns: int) -> None:
+        """Follow a new source, other codecs, a pause or a resume."""
+        self._lines[channel.index].capture.update(remote=channel.remote, payload_types=payload_types(channel))
+        self._enter_phase(channel, at_ns)
+
+    def close(self, channel: Channel, at_ns: int) -> None:
+        """Stop a stream that the session dropped."""
+        self._enter_phase(channel, at_ns)
+        line = self._lines.pop(channel.index)
+        self._count(channel.index, line)
+        line.capture.remove()
+        self._ports.release(line.pair, self._now())
+
+    async def finish(self, at_ns: int) -> CaptureResult:
+        """Drain what the kernel still holds, write all, give the ports back. `part` is complete afterwards."""
+        result = await asyncio.wrap_future(self._capture.close())
+        for index, line in self._lines.items():
+            self._count(index, line)
+            self._ports.release(line.pair, self._now())
+        self._lines.clear()
+        self.part.ended_ns = at_ns
+        self.part.outages.extend(result.outages)
+        return result
+
+    def refused(self) -> list[RefusedEntry]:
+        """All packets not written so far, by channel, reason and source."""
+        return [entry for index in sorted(self._counted) for entry in self._counted[index]]
+
+    def _enter_phase(self, channel: Channel, at_ns: int) -> None:
+        formats = tuple(
+            PayloadFormat(each.payload_type, each.encoding, each.clock_rate, each.channels, each.fmtp)
+            for each in channel.formats
+        )
+        phase = Phase(at_ns, channel.mode, formats)
+        plan = self._lines[channel.index].plan
+        if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (phase.mode, phase.formats):
+            plan.phases.append(phase)
+
+    def _count(self, index: int, line: _Line) -> None:
+        refused = line.capture.counters().refused
+        entries = self._counted.setdefault(index, [])
+        entries += [RefusedEntry(index, reason, source, count) for (reason, source), count in refused.items()]
+
+
+def local_address_towards(remote: str) -> str:
+    """The source address of the route to `remote` (an IP literal). Raises SdpError 488 when there is no route."""
+    family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((remote, 9))  # sends nothing: connecting UDP only picks the route
+        except OSError as error:
+            raise SdpError("no route to the media address of the offer") from error
+        return str(probe.getsockname()[0])
+
+
+def payload_types(channel: Channel) -> frozenset[int]:
+    """The payload types that `channel` may carry."""
+    return frozenset(each.payload_type for each in channel.formats)
+
+
+def reserve(ports: Ports, channels: Iterable[Channel], now: float) -> dict[int, PortPair]:
+    """A pair for each channel, or none at all. Raises PortsExhausted, SdpError."""
+    pairs: dict[int, PortPair] = {}
+    try:
+        for channel in channels:
+            pair = ports.acquire(channel.remote[0] if channel.remote else None, now)
+            pairs[channel.index] = pair
+    except (PortsExhausted, SdpError):
+        for pair in pairs.values():
+            ports.release(pair, now)
+        raise
+    return pairs

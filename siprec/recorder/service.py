@@ -1,0 +1,290 @@
+"""All calls of this server: who is let in, which call an event belongs to, and how it all stops."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyee import EventEmitter
+
+from siprec import clock, log
+from siprec.errors import PeerError, SiprecError
+from siprec.recorder.call import Call, Facilities, Item, Stop, contact
+from siprec.recorder.finish import finish, mark_failed
+from siprec.recorder.salvage import leftovers
+from siprec.session import bodies
+from siprec.session.admission import RateLimiter, RecordingSource, identify, recognise
+from siprec.session.transitions import State
+from siprec.sip.dialog import DialogKey
+from siprec.sip.events import (
+    AckMissing,
+    AckReceived,
+    Cancelled,
+    DialogEnded,
+    Event,
+    MessageRefused,
+    RequestFailed,
+    RequestReceived,
+    ResponseReceived,
+)
+from siprec.store.base import SessionRecord
+
+RETRY_AFTER = 5
+"""Seconds after which a refused SRC may come again: long enough to end a few calls, short enough to be useful."""
+
+TELL_SECONDS = 60.0
+"""A source that is not listed is logged this often."""
+
+TOLD_LIMIT = 1000
+"""Unlisted sources remembered for that; a flood from more only costs log lines."""
+
+FINISHED = frozenset({State.ENDED, State.FAILED})
+
+DISK_CHECK_SECONDS = 1.0
+"""How old our idea of the free disk space may be: new calls at full rate cannot fill 1 GiB in this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is let in; plain values, see siprec.config."""
+
+    sources: Sequence[RecordingSource]
+    max_sessions: int
+    rate: float
+    disk_reserve: int
+    strict: bool
+    plain_calls: bool
+
+
+class Recorder:
+    """The user of the SIP endpoint."""
+
+    def __init__(self, facilities: Facilities, limits: Limits) -> None:
+        self._use = facilities
+        self._limits = limits
+        self._rate = RateLimiter(limits.rate)
+        self._free: tuple[float, bool] = (-DISK_CHECK_SECONDS, True)
+        self._by_dialog: dict[DialogKey, Call] = {}
+        self._by_invite: dict[str, Call] = {}
+        self._calls: dict[str, Call] = {}
+        self._told: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self.refused: Counter[str] = Counter()
+        self.log = log.get()
+        facilities.observers.on("error", lambda error: self.log.error("observer failed", error=repr(error)))
+
+    @property
+    def live(self) -> int:
+        """Sessions that hold ports now."""
+        return sum(call.data.live or call.data.started_ns is None for call in self._calls.values())
+
+    # ------------------------------------------------------------------ called by the pump
+
+    def handle(self, event: Event, now: float) -> None:
+        """Hand an event of the endpoint to the call it belongs to."""
+        self._HANDLERS[type(event)](self, event, now)
+
+    def is_listed(self, address: str) -> bool:
+        """Whether SIP_ALLOW lists `address`; asked before anything from it is parsed."""
+        return identify(self._limits.sources, address) is not None
+
+    # ------------------------------------------------------------------ events
+
+    def _request(self, event: RequestReceived, now: float) -> None:
+        if event.dialog is not None:
+            call = self._by_dialog.get(event.dialog.key)
+            if call is None:
+                self._answer(event, 481, now)
+            else:
+                call.post(event)
+        elif event.request.method == "INVITE":
+            self._invite(event, now)
+        elif event.request.method == "OPTIONS":
+            self._options(event, now)
+        else:
+            self._answer(event, 481 if event.request.method == "BYE" else 405, now)
+
+    def _invite(self, event: RequestReceived, now: float) -> None:
+        source = identify(self._limits.sources, event.flow.remote[0])
+        assert source is not None, "unlisted sources are dropped before parsing"
+        reason = self._overload(source, now)
+        if reason is not None:
+            self._unavailable(event, reason, now)
+            return
+        try:
+            found = recognise(event.request, bodies.read(event.request).parts, strict=self._limits.strict)
+        except PeerError as error:
+            headers = [("Accept", ", ".join(bodies.ACCEPT))] if error.status == 415 else []
+            self.log.warning("INVITE refused", source=event.flow.remote[0], status=error.status, reason=error.reason)
+            self._answer(event, error.status, now, headers)
+            return
+        if not found.is_recording_session and not self._limits.plain_calls:
+            self.refused["not a recording session"] += 1
+            self.log.warning(
+                "INVITE is no recording session", source=event.flow.remote[0], setting="RECORD_PLAIN_CALLS"
+            )
+            self._answer(event, 403, now)
+            return
+        self._begin(event, source)
+
+    def _overload(self, source: RecordingSource, now: float) -> str | None:
+        if self.draining:
+            return "shutting down"
+        if len(self._calls) >= self._limits.max_sessions and self.live >= self._limits.max_sessions:
+            return "MAX_SESSIONS reached"
+        if not self._disk_has_room(now):
+            return "less than DISK_RESERVE free"
+        if not self._rate.allow(source.name, now):
+            return "SIP_RATE exceeded"
+        return None
+
+    def _unavailable(self, event: RequestReceived, reason: str, now: float) -> None:
+        self.refused[reason] += 1
+        self.log.warning("call refused", source=event.flow.remote[0], status=503, reason=reason)
+        self._answer(event, 503, now, [("Retry-After", str(RETRY_AFTER))])
+
+    def _begin(self, event: RequestReceived, source: RecordingSource) -> None:
+        call = Call(self._use, event, source)
+        call.log.info("call offered", source=event.flow.remote[0], identity=source.name)
+        self._calls[call.data.session_id] = call
+        self._by_invite[event.transaction] = call
+        task = asyncio.get_running_loop().create_task(self._run(call, event.transaction))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, call: Call, invite: str) -> None:
+        try:
+            await call.run(lambda key: self._by_dialog.__setitem__(key, call))
+        finally:
+            self._calls.pop(call.data.session_id, None)
+            self._by_invite.pop(invite, None)
+            for each in call.record.dialogs:
+                self._by_dialog.pop(each.dialog.key, None)
+
+    def _options(self, event: RequestReceived, now: float) -> None:
+        reason = "shutting down" if self.draining else None
+        if reason is None and self.live >= self._limits.max_sessions:
+            reason = "MAX_SESSIONS reached"
+        if reason is not None:
+            self._answer(event, 503, now, [("Retry-After", str(RETRY_AFTER))])
+        else:
+            self._answer(event, 200, now, [("Accept", ", ".join(bodies.ACCEPT))])
+
+    def _acknowledged(self, event: AckReceived | AckMissing, _: float) -> None:
+        self._post(self._by_dialog.get(event.dialog.key), event)
+
+    def _cancelled(self, event: Cancelled, _: float) -> None:
+        self._post(self._by_invite.get(event.transaction), event)
+
+    def _refused(self, event: MessageRefused, _: float) -> None:
+        self.refused[event.reason] += 1
+        self.log.debug("message refused", source=event.flow.remote[0], reason=event.reason)
+
+    def _finished(self, event: RequestFailed, _: float) -> None:
+        self.log.info("request failed", method=event.request.method, cause=event.cause, call_id=event.request.call_id)
+
+    def _ignore(self, event: Event, _: float) -> None:
+        """Answers to our BYE and the like change nothing: the call has moved on by itself."""
+
+    _HANDLERS: dict[type, Callable[..., None]] = {
+        RequestReceived: _request,
+        AckReceived: _acknowledged,
+        AckMissing: _acknowledged,
+        Cancelled: _cancelled,
+        MessageRefused: _refused,
+        RequestFailed: _finished,
+        ResponseReceived: _ignore,
+        DialogEnded: _ignore,
+    }
+
+    # ------------------------------------------------------------------ start and stop
+
+    def count_refused(self, address: str, transport: str) -> None:
+        """Something came from an address that SIP_ALLOW does not list; said once a minute for each address."""
+        self.refused["SIP_ALLOW"] += 1
+        now = clock.monotonic()
+        if now - self._told.get(address, -TELL_SECONDS) >= TELL_SECONDS:
+            if len(self._told) >= TOLD_LIMIT:
+                self._told.clear()
+            self._told[address] = now
+            self.log.warning("source is not listed", source=address, transport=transport, setting="SIP_ALLOW")
+
+    def observe_end(self, tell: Callable[[SessionRecord], None]) -> None:
+        """Have `tell` called with each session once its recording is finished, for good or bad."""
+        self._use.observers.on("session", lambda record: tell(record) if record.call.state in FINISHED else None)
+
+    def salvage(self) -> None:
+        """Finish, in the background, what an earlier process of this node left."""
+        task = asyncio.get_running_loop().create_task(self._finish_leftovers())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish_leftovers(self) -> None:
+        policy = self._use.policy
+        found = await asyncio.to_thread(lambda: list(leftovers(policy.root, policy.node, live=self._calls)))
+        for number, folder in enumerate(found, 1):
+            log_ = self.log.bind(session=folder.session_id, leftover=f"{number} of {len(found)}")
+            try:
+                done = await self._use.pool.run(finish, folder.path, policy.finish)
+                log_.info(
+                    "recording salvaged", verdict=done.verdict, reason=done.reason, seconds=round(done.duration, 2)
+                )
+            except (SiprecError, OSError, RuntimeError) as error:
+                log_.error("recording could not be salvaged, its capture is kept", error=str(error))
+                await asyncio.to_thread(mark_failed, folder.path, str(error))
+
+    async def stop(self, timeout: float) -> int:
+        """No new calls, BYE to live ones, captures closed, rendering for `timeout` seconds.
+
+        Returns how many recordings were left for the next start.
+        """
+        self.draining = True
+        calls = list(self._calls.values())
+        for call in calls:
+            call.post(Stop("server stopped"))
+        waiting = [asyncio.ensure_future(call.done.wait()) for call in calls]
+        if waiting:
+            self.log.info("stopping", calls=len(waiting), rendering_for_s=timeout)
+            await asyncio.wait(waiting, timeout=timeout)
+        left = sum(not call.done.is_set() for call in calls)
+        for task in self._tasks:
+            task.cancel()
+        for wait in waiting:
+            wait.cancel()
+        await asyncio.gather(*self._tasks, *waiting, return_exceptions=True)
+        return left
+
+    # ------------------------------------------------------------------ private
+
+    def _post(self, call: Call | None, item: Item) -> None:
+        if call is not None:
+            call.post(item)
+
+    def _answer(self, event: RequestReceived, status: int, now: float, headers: Sequence[tuple[str, str]] = ()) -> None:
+        own = contact(event.flow, self._use.policy.external)
+        self._use.endpoint.respond(event.transaction, status, headers=headers, contact=own, now=now)
+
+    def _disk_has_room(self, now: float) -> bool:
+        checked, room = self._free
+        if now - checked >= DISK_CHECK_SECONDS:
+            room = free_bytes(self._use.policy.root) > self._limits.disk_reserve
+            self._free = (now, room)
+        return room
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free for us on the file system of `path`; 0 when it cannot be asked."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return 0
+
+
+def observers() -> EventEmitter:
+    """Who watches sessions from outside: web, webhooks, metrics. Told after state is committed, never before."""
+    return EventEmitter()

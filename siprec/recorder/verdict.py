@@ -1,0 +1,120 @@
+"""The verdict on a recording: one word, and a sentence that says why and what to change.
+
+The first that holds, in this order: truncated, no-rtp, one-way, silent, gaps, ok.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from siprec.archive.manifest import ChannelEntry, Manifest, RefusedEntry
+
+LOST_RATIO = 0.005
+"""More than this share of packets lost is heard, and makes the verdict `gaps`."""
+
+GAP_SECONDS = 0.2
+"""One gap this long swallows a syllable."""
+
+_INTENDED = frozenset({"hold", "paused", "closed"})
+"""Causes of silence that the call itself wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the manifest does not tell: which channels were meant to send, which carried only silence."""
+
+    expected: frozenset[int]
+    silent: frozenset[int]
+    truncated: str | None = None
+    undecodable: Sequence[str] = ()
+
+
+def judge(manifest: Manifest, evidence: Evidence) -> tuple[str, str]:
+    """Verdict and reason for a rendered recording."""
+    for rule in (_truncated, _no_rtp, _one_way, _silent, _gaps):
+        found = rule(manifest, evidence)
+        if found:
+            return found
+    packets = sum(each.packets for each in manifest.channels)
+    lost = sum(each.lost for each in manifest.channels)
+    return "ok", f"{_count(len(manifest.channels), 'channel')}, {packets} packets, {lost} lost{_undecodable(evidence)}"
+
+
+def _truncated(_: Manifest, evidence: Evidence) -> tuple[str, str] | None:
+    return ("truncated", evidence.truncated) if evidence.truncated else None
+
+
+def _no_rtp(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
+    if any(each.packets for each in manifest.channels):
+        return None
+    if not evidence.expected:
+        return "no-rtp", "every stream was inactive or on hold for the whole call, so no RTP was due"
+    missing = [each for each in manifest.channels if each.index in evidence.expected]
+    return "no-rtp", "; ".join(_missing(manifest, each) for each in missing)
+
+
+def _one_way(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
+    missing = [each for each in manifest.channels if each.index in evidence.expected and not each.packets]
+    return ("one-way", "; ".join(_missing(manifest, each) for each in missing)) if missing else None
+
+
+def _silent(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
+    heard = [each.index for each in manifest.channels if each.packets and each.index not in evidence.silent]
+    if heard:
+        return None
+    if evidence.undecodable:
+        return "silent", f"nothing could be decoded{_undecodable(evidence)}"
+    return "silent", "RTP arrived on every channel, but all of it is silence: check what the SRC forks"
+
+
+def _gaps(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
+    reasons = []
+    for channel in manifest.channels:
+        share = channel.lost / max(1, channel.packets + channel.lost)
+        if share > LOST_RATIO:
+            reasons.append(f"{_who(channel)}: {channel.lost} packets lost ({share:.1%})")
+    long = [each for each in manifest.gaps if each.length >= GAP_SECONDS and each.cause not in _INTENDED]
+    if long:
+        worst = max(long, key=lambda gap: gap.length)
+        reasons.append(
+            f"{_count(len(long), 'gap')} of {GAP_SECONDS * 1000:.0f} ms or more, the longest {worst.length:.2f} s "
+            f"at {worst.start:.2f} s ({worst.cause})"
+        )
+    return ("gaps", "; ".join(reasons) + _undecodable(evidence)) if reasons else None
+
+
+def _missing(manifest: Manifest, channel: ChannelEntry) -> str:
+    """Why a channel has no audio, as far as the refusals tell, and the setting that would let it in."""
+    refused = [each for each in manifest.refused if each.channel == channel.index]
+    expected = f" from {channel.remote}" if channel.remote else ""
+    if not refused:
+        return (
+            f"{_who(channel)}: 0 packets{expected}; none arrived at all: check that the SRC can reach our address "
+            "(EXTERNAL_IP) and port range (RTP_PORT_MIN to RTP_PORT_MAX)"
+        )
+    worst = max(refused, key=lambda each: each.packets)
+    return f"{_who(channel)}: 0 packets{expected}; {worst.packets} came from {worst.source}, {_hint(worst)}"
+
+
+def _hint(refused: RefusedEntry) -> str:
+    if refused.reason in {"source", "address", "port", "locked"}:
+        return f"refused by RTP_SOURCE ({refused.reason}): set RTP_SOURCE=latch if that is the SRC behind NAT"
+    return f"refused ({refused.reason})"
+
+
+def _undecodable(evidence: Evidence) -> str:
+    if not evidence.undecodable:
+        return ""
+    return (
+        f"; {', '.join(evidence.undecodable)} cannot be decoded here: the capture is kept, decode it later with "
+        "`siprec render` once a decoder is installed"
+    )
+
+
+def _who(channel: ChannelEntry) -> str:
+    return f"channel {channel.index}" + (f" ({channel.participant})" if channel.participant else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

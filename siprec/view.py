@@ -1,0 +1,124 @@
+"""Recordings on a terminal: the list, and one recording with its waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from siprec.archive.folder import RecordingFolder
+from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest
+from siprec.errors import ArchiveError
+from siprec.log import tame
+
+BARS = " ▁▂▃▄▅▆▇█"
+WAVEFORM_WIDTH = 64
+FLOOR_DB = -48.0
+"""Peaks at or below this level draw as a blank."""
+
+_COLOURS = {"ok": "green", "gaps": "yellow", "one-way": "red", "silent": "red", "no-rtp": "red", "truncated": "yellow"}
+_BLOCK_FRAMES = 1 << 16
+
+
+def listing(folders: Iterable[RecordingFolder]) -> Table:
+    """A row for each recording; one whose recording.json cannot be read says so."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "started", "length", "who", "channels", "state", "verdict"):
+        table.add_column(name, justify="right" if name in {"length", "channels"} else "left", no_wrap=name == "id")
+    for folder in folders:
+        try:
+            manifest = folder.read()
+        except ArchiveError:
+            table.add_row(folder.session_id[-8:], "", "", "recording.json cannot be read", "", "lost", "")
+            continue
+        table.add_row(
+            folder.session_id[-8:],
+            (manifest.started_at or "").replace("T", " ")[:19],
+            clock_time(manifest.duration),
+            tame(manifest.title, 60),
+            str(len(manifest.channels)),
+            manifest.state,
+            verdict(manifest),
+        )
+    return table
+
+
+def details(folder: RecordingFolder) -> RenderableType:
+    """One recording: who, which channels, waveforms, gaps, files."""
+    manifest = folder.read()
+    head = Text.assemble(
+        (tame(manifest.title), "bold"), f"  {manifest.started_at or ''}  {clock_time(manifest.duration)}  "
+    )
+    head.append_text(verdict(manifest))
+    lines: list[RenderableType] = [head]
+    if manifest.verdict_reason:
+        lines.append(Text(tame(manifest.verdict_reason, 1000), "dim"))
+    lines.append(
+        Text(f"{manifest.id}  {manifest.state}  from {manifest.source}  call-id {tame(manifest.call_id, 80)}", "dim")
+    )
+    lines += [
+        Text(f"  {tame(each.name or '')} <{tame(each.aor or each.participant_id)}>") for each in manifest.participants
+    ]
+    shapes = waveforms(folder.path / _audio(manifest)) if _audio(manifest) else []
+    for channel in manifest.channels:
+        lines += _channel(channel, shapes[channel.index] if channel.index < len(shapes) else "")
+    lines += [Text(_gap(each)) for each in manifest.gaps[:20]]
+    if len(manifest.gaps) > 20:
+        lines.append(Text(f"  ... and {len(manifest.gaps) - 20} more gaps (recording.json has them all)", "dim"))
+    lines.append(Text(str(folder.path), "dim"))
+    return Group(*lines)
+
+
+def verdict(manifest: Manifest) -> Text:
+    """The verdict in its colour; nothing while there is none."""
+    word = manifest.verdict or ""
+    return Text(word, _COLOURS.get(word, ""))
+
+
+def waveforms(audio: Path, width: int = WAVEFORM_WIDTH) -> list[str]:
+    """A line of bars for each channel of an audio file, by its peaks in dB. Raises ArchiveError."""
+    try:
+        with soundfile.SoundFile(audio) as file:
+            peaks = np.zeros((width, file.channels))
+            position = 0
+            for block in file.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True):
+                columns = (np.arange(position, position + len(block)) * width) // max(1, file.frames)
+                np.maximum.at(peaks, columns, np.abs(block))
+                position += len(block)
+    except (OSError, RuntimeError) as error:
+        raise ArchiveError(f"{audio} cannot be read: {error}") from error
+    level = 20 * np.log10(np.maximum(peaks, 1e-9))
+    steps = np.clip((level - FLOOR_DB) / -FLOOR_DB * (len(BARS) - 1), 0, len(BARS) - 1).round().astype(int)
+    return ["".join(BARS[step] for step in steps[:, channel]) for channel in range(steps.shape[1])]
+
+
+def clock_time(seconds: float | None) -> str:
+    """`1:05:09.2`; nothing while a recording has no length yet."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def _audio(manifest: Manifest) -> str:
+    return next((each.name for each in manifest.files if each.name.startswith("audio.")), "")
+
+
+def _channel(channel: ChannelEntry, shape: str) -> list[Text]:
+    who = tame(channel.participant or f"channel {channel.index}", 20)
+    facts = (
+        f"{'':14}label {tame(channel.label or '-', 20)} · {channel.codec or '-'} · {channel.packets} packets · "
+        f"{channel.lost} lost · {channel.duplicate} duplicate · {channel.reordered} reordered · "
+        f"jitter {channel.jitter_ms:.1f} ms"
+    )
+    return [Text(f"  {who:<12}▕{shape}▏"), Text(facts, "dim")]
+
+
+def _gap(gap: GapEntry) -> str:
+    return f"  gap  channel {gap.channel}  at {clock_time(gap.start)}  {gap.length:.3f} s  {gap.cause}"

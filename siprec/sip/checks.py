@@ -14,8 +14,10 @@ from siprec.sip.uri import SipUri
 SCHEMES = frozenset(("sip", "sips", "tel"))
 # Methods that exist (RFCs 3261, 3262, 3311, 3428, 3515, 3903, 6086, 6665): 405 when not allowed, others 501.
 KNOWN_METHODS = frozenset(
-    ("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "REGISTER", "PRACK", "UPDATE", "INFO", "MESSAGE", "REFER")
-    + ("PUBLISH", "SUBSCRIBE", "NOTIFY")
+    (
+        *("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "REGISTER", "PRACK", "UPDATE", "INFO"),
+        *("MESSAGE", "REFER", "PUBLISH", "SUBSCRIBE", "NOTIFY"),
+    )
 )
 # Meaningless outside a dialog.
 DIALOG_METHODS = frozenset(("BYE", "PRACK", "UPDATE", "INFO"))

@@ -82,7 +82,7 @@ class Endpoint:
         try:
             message = parse(data)
         except MessageError as error:
-            self._unreadable(error, flow)
+            self.receive_broken(error, flow)
             return
         try:
             if isinstance(message, Request):
@@ -91,6 +91,10 @@ class Endpoint:
                 self._uac.receive(message, flow, now)
         except SipError as error:
             self._malformed(message if isinstance(message, Request) else None, flow, error.status)
+
+    def receive_broken(self, error: MessageError, flow: Flow) -> None:
+        """What `parse` or `framing` could not take; answered with the error's status where that is possible."""
+        self._malformed(error.partial, flow, error.status)
 
     def transport_failed(self, flow: Flow, now: float) -> None:
         """A connection is gone, or (`flow.connection` 0) could not be made: what waits for an answer on it has
@@ -254,9 +258,6 @@ class Endpoint:
         if record is None:
             raise LocalError("the dialog is over")
         return record
-
-    def _unreadable(self, error: MessageError, flow: Flow) -> None:
-        self._malformed(error.partial, flow, error.status)
 
     def _malformed(self, request: Request | None, flow: Flow, status: int) -> None:
         """Answer what can be answered; a topmost Via and headers fit to be echoed are all that takes."""

@@ -80,7 +80,8 @@ class UserAgentClient:
             raise SipError("the response is to another CSeq")
         _check_dialog_parts(response)
         if flow.connection and flow.transport == transaction.flow.transport:
-            transaction.flow = flow  # the connection that was opened for the request
+            # The connection that was opened for the request; we are still to be found where Via says.
+            transaction.flow = replace(flow, local=transaction.flow.local)
         transaction.last = response
         self.transactions.feed(transaction, _input(response.status), now)
 
@@ -496,7 +497,7 @@ def _new_dialog(transaction: ClientTransaction, response: Response) -> Dialog:
         local_uri=without_tag(request.headers.get("From") or ""),
         remote_uri=without_tag(response.headers.get("To") or ""),
         remote_target=contact_uri(response) or request.uri,
-        flow=replace(transaction.flow),
+        flow=transaction.flow,
         role="uac",
         route_set=response.headers.values("Record-Route")[::-1],
         local_cseq=request.cseq.number,

@@ -14,7 +14,7 @@ LWS = " \t"
 TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++")
 """token, RFC 3261 section 25.1."""
 
-QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
+QUOTED = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 """quoted-string; group 1 is the text with its escapes. Any byte is taken inside: display names carry raw UTF-8."""
 
 HEAD_END = re.compile(rb"\n\r?\n")
@@ -24,7 +24,7 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _FOLD = re.compile(rb"\r?\n[ \t]++")
 _BARE_VALUE = re.compile(r"[A-Za-z0-9\-.!%*_+`'~\[\]:]++")
 # A quote or an angle bracket that is never closed swallows the rest: what follows cannot be told apart safely.
-_SKIP = r'|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
+_SKIP = r'|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _ELEMENT = re.compile(rf'(?:[^,"<]++{_SKIP}|<[^>]*+(?:>|\Z))*+', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:[^;"]++{_SKIP})*+', re.DOTALL)
 
@@ -111,7 +111,7 @@ def quote(text: str) -> str:
 
 def unquote(text: str) -> str:
     """Inside of a quoted-string without its escapes."""
-    return _ESCAPED.sub(r"\1", text) if "\\" in text else text
+    return "".join(_ESCAPED.split(text)) if "\\" in text else text
 
 
 def format_parameters(params: dict[str, str | None]) -> str:

@@ -38,3 +38,7 @@ MAX_BODY_DEPTH = 4
 
 MAX_BOUNDARY_CHARACTERS = 70
 """RFC 2046 section 5.1.1."""
+
+MAX_DELIMITER_LINES = 1024
+"""Lines of a multipart body that start like its delimiter: inner boundaries that extend the outer one make a few
+dozen; more only cost time."""

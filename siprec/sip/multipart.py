@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from siprec.errors import MultipartError, SipError
 from siprec.sip.grammar import HEAD_END, LWS, encode, header_key
 from siprec.sip.headers import Disposition, MediaType
-from siprec.sip.limits import MAX_BODY_DEPTH, MAX_BODY_PARTS, MAX_BOUNDARY_CHARACTERS
+from siprec.sip.limits import MAX_BODY_DEPTH, MAX_BODY_PARTS, MAX_BOUNDARY_CHARACTERS, MAX_DELIMITER_LINES
 from siprec.sip.message import Headers, check_head, read_head
 
 # RFC 2045 section 5.2 and RFC 2046 section 4.5.1: what an unknown or unreadable type is to be treated as.
@@ -44,8 +44,8 @@ def parse_body(headers: Headers, body: bytes) -> list[BodyPart]:
 
     No body, no parts. A leaf inside a nested multipart takes that one's disposition when it has none itself (RFC
     5621 section 8.4: handling=optional of the whole holds for what is in it). Raises MultipartError for a
-    Content-Type of the message, a boundary or a structure that cannot be used, and past MAX_BODY_PARTS or
-    MAX_BODY_DEPTH.
+    Content-Type of the message, a boundary or a structure that cannot be used, and past MAX_BODY_PARTS,
+    MAX_BODY_DEPTH or MAX_DELIMITER_LINES.
     """
     if not body:
         return []
@@ -114,22 +114,26 @@ def _delimiters(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int, bool]
     The line end before a delimiter belongs to it (RFC 2046 section 5.1.1). A longer word that starts like a
     delimiter is none: inner boundaries often are outer ones with a suffix.
     """
-    at = body.find(delimiter)
+    line = b"\n" + delimiter
+    seen = 0
+    at = 0 if body.startswith(delimiter) else _after_line_end(body, line, 0)
     while at >= 0:
+        seen += 1
+        if seen > MAX_DELIMITER_LINES:
+            raise MultipartError("too many lines of a multipart body look like its delimiter")
         after = at + len(delimiter)
-        if at == 0 or body[at - 1] == 0x0A:
-            line_end = body.find(b"\n", after)
-            line_end = len(body) if line_end < 0 else line_end
-            trail = body[after:line_end].rstrip(b" \t\r")
-            if trail in (b"", b"--"):
-                yield _before(body, at), min(line_end + 1, len(body)), bool(trail)
-        at = body.find(delimiter, after)
+        line_end = body.find(b"\n", after)
+        line_end = len(body) if line_end < 0 else line_end
+        trail = body[after:line_end].rstrip(b" \t\r")
+        if trail in (b"", b"--"):
+            before = at - 2 if body[max(0, at - 2) : at] == b"\r\n" else max(0, at - 1)
+            yield before, min(line_end + 1, len(body)), bool(trail)
+        at = _after_line_end(body, line, after)
 
 
-def _before(body: bytes, at: int) -> int:
-    if at and body[at - 1] == 0x0A:
-        return at - 2 if body[at - 2 : at - 1] == b"\r" else at - 1
-    return at
+def _after_line_end(body: bytes, line: bytes, start: int) -> int:
+    at = body.find(line, start)
+    return at if at < 0 else at + 1
 
 
 def _part(section: bytes, inherited: Disposition | None) -> BodyPart:

@@ -102,6 +102,16 @@ def test_boundary_length() -> None:
     assert verdict == (400, "a multipart body has no valid boundary")
 
 
+def test_lines_like_a_delimiter() -> None:
+    def body(lines: int) -> bytes:
+        return b"--b\r\n\r\n" + b"--bx\r\n" * (lines - 2) + b"\r\n--b--"
+
+    (part,) = parse_body(typed("multipart/mixed;boundary=b"), body(limits.MAX_DELIMITER_LINES))
+    assert part.body.startswith(b"--bx")
+    verdict = refused(body(limits.MAX_DELIMITER_LINES + 1))
+    assert verdict == (400, "too many lines of a multipart body look like its delimiter")
+
+
 def test_part_headers() -> None:
     def part(lines: int) -> bytes:
         return b"--b\r\n" + b"X: 1\r\n" * lines + b"\r\nx"

@@ -30,7 +30,6 @@ from siprec.recorder.dossier import Dossier, timestamp
 from siprec.recorder.finish import Finished, FinishOptions, finish, mark_failed
 from siprec.recorder.intake import Intake, Ports, local_address_towards, reserve
 from siprec.recorder.pool import RenderPool
-from siprec.rtp import codecs
 from siprec.sdp import model as sdp
 from siprec.sdp import negotiate
 from siprec.session import bodies, streams
@@ -249,7 +248,7 @@ class Call:
     # ------------------------------------------------------------------ offer and answer
 
     def _plan(self, offer: sdp.SessionDescription) -> list[negotiate.NegotiatedStream]:
-        return negotiate.plan(offer, codecs=codecs.DECODABLE, undecodable=codecs.KNOWN)
+        return negotiate.plan(offer, codecs=streams.DECODED, undecodable=streams.CAPTURED)
 
     def _apply(self, changes: list[streams.Change], pairs: dict[int, Any]) -> None:
         """Make the capture follow the offer. Ports are reserved by now, so nothing here can be refused."""

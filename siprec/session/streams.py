@@ -13,6 +13,12 @@ from typing import Literal
 from siprec.sdp.negotiate import NegotiatedStream
 from siprec.session.model import Channel, Mode
 
+DECODED = ("PCMU", "PCMA", "G722", "L16", "opus")
+"""Encodings that rendering turns into audio; an offer's are all kept, in its order."""
+
+CAPTURED = ("G729", "G729E", "AMR", "AMR-WB", "iLBC", "GSM", "speex", "G723", "G726-32", "G728", "EVS", "SILK")
+"""Encodings that are captured where nothing better is offered, to be decoded later: better kept than lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -1,0 +1,80 @@
+import pytest
+
+from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RefusedEntry
+from siprec.recorder.verdict import Evidence, judge
+
+BOTH = frozenset({0, 1})
+
+
+def manifest(*packets: int, **changed: object) -> Manifest:
+    channels = [
+        ChannelEntry(index, str(index + 1), participant=name, remote=f"192.0.2.{index}:4000", packets=count)
+        for index, (name, count) in enumerate(zip(("Alice", "Bob", "Carol"), packets, strict=False))
+    ]
+    whole = Manifest("id", "ending", "a", 1, "192.0.2.1", "call", channels=channels)
+    for name, value in changed.items():
+        setattr(whole, name, value)
+    return whole
+
+
+def evidence(**changed: object) -> Evidence:
+    return Evidence(**{"expected": BOTH, "silent": frozenset(), **changed})  # type: ignore[arg-type]
+
+
+def test_ok_says_how_much_was_heard() -> None:
+    assert judge(manifest(500, 500), evidence()) == ("ok", "2 channels, 1000 packets, 0 lost")
+
+
+def test_truncated_comes_before_everything() -> None:
+    assert judge(manifest(0, 0), evidence(truncated="died")) == ("truncated", "died")
+
+
+def test_no_rtp_names_the_settings_to_look_at() -> None:
+    verdict, reason = judge(manifest(0, 0), evidence())
+    assert verdict == "no-rtp"
+    assert "EXTERNAL_IP" in reason
+    assert "192.0.2.1:4000" in reason
+
+
+def test_no_rtp_because_none_was_due() -> None:
+    assert judge(manifest(0), evidence(expected=frozenset()))[0] == "no-rtp"
+
+
+def test_one_way_names_participant_source_address_and_setting() -> None:
+    refused = [RefusedEntry(1, "address", "198.51.100.9", 312)]
+    verdict, reason = judge(manifest(500, 0, refused=refused), evidence())
+    assert verdict == "one-way"
+    for each in ("Bob", "192.0.2.1:4000", "312 came from 198.51.100.9", "RTP_SOURCE"):
+        assert each in reason
+
+
+def test_a_stream_that_was_never_active_does_not_make_it_one_way() -> None:
+    assert judge(manifest(500, 0), evidence(expected=frozenset({0})))[0] == "ok"
+
+
+def test_silent_when_all_that_came_is_silence() -> None:
+    assert judge(manifest(500, 500), evidence(silent=BOTH))[0] == "silent"
+    assert judge(manifest(500, 500), evidence(silent=frozenset({0})))[0] == "ok"
+
+
+def test_what_cannot_be_decoded_says_so() -> None:
+    verdict, reason = judge(manifest(500), evidence(silent=frozenset({0}), undecodable=["G729"]))
+    assert verdict == "silent"
+    assert "G729 cannot be decoded" in reason
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(5, "ok"), (6, "gaps")])
+def test_gaps_begin_above_half_a_percent(lost: int, verdict: str) -> None:
+    whole = manifest(1000 - lost, 1000)
+    whole.channels[0].lost = lost
+    assert judge(whole, evidence())[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("length", "cause", "verdict"),
+    [(0.19, "loss", "ok"), (0.2, "loss", "gaps"), (30.0, "hold", "ok"), (30.0, "paused", "ok"), (1.0, "disk", "gaps")],
+)
+def test_one_long_gap_is_enough_unless_the_call_wanted_it(length: float, cause: str, verdict: str) -> None:
+    found, reason = judge(manifest(500, 500, gaps=[GapEntry(0, 2.0, length, cause)]), evidence())
+    assert found == verdict
+    assert verdict == "ok" or cause in reason

@@ -40,9 +40,12 @@ READ_BYTES = 8 << 20
 """How much of a file is held while it is read: 4 minutes of a two-stream G.711 call."""
 
 TTL = 64
+
+UDP = 17
+"""The IP protocol number."""
+
 _MICROSECONDS_MAGIC = 0xA1B2C3D4
 _TICK_NS = {MAGIC: 1, _MICROSECONDS_MAGIC: 1000}
-_UDP = 17
 _FILE = struct.Struct("<IHHiIII")
 _RECORD = struct.Struct("<IIII")
 _IPV4 = struct.Struct(">BBHHHBBH4s4s")
@@ -65,15 +68,15 @@ def record(time_ns: int, payload: bytes, *, source: tuple[str, int], destination
     udp_length = 8 + len(payload)
     if len(source_ip) == 4:
         udp = _UDP_HEADER.pack(source[1], destination[1], udp_length, 0)
-        header = _IPV4.pack(0x45, 0, 20 + udp_length, 0, _DONT_FRAGMENT, TTL, _UDP, 0, source_ip, destination_ip)
+        header = _IPV4.pack(0x45, 0, 20 + udp_length, 0, _DONT_FRAGMENT, TTL, UDP, 0, source_ip, destination_ip)
         header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
     else:
         udp = _UDP_HEADER.pack(source[1], destination[1], udp_length, 0)
-        pseudo = source_ip + destination_ip + struct.pack(">II", udp_length, _UDP)
+        pseudo = source_ip + destination_ip + struct.pack(">II", udp_length, UDP)
         # RFC 8200 section 8.1: a sum of zero is sent as all ones, zero would mean "no checksum"
         value = checksum(pseudo + udp + payload) or 0xFFFF
         udp = udp[:6] + value.to_bytes(2, "big")
-        header = _IPV6.pack(0x60000000, udp_length, _UDP, TTL, source_ip, destination_ip)
+        header = _IPV6.pack(0x60000000, udp_length, UDP, TTL, source_ip, destination_ip)
     size = len(header) + udp_length
     return _RECORD.pack(time_ns // 1_000_000_000, time_ns % 1_000_000_000, size, size) + header + udp + payload
 
@@ -255,7 +258,7 @@ def _is_udp(
 ) -> NDArray[np.bool_]:
     """Whether each packet is IPv4 without options or IPv6 without extensions, carrying UDP."""
     protocol = data[ip + np.where(six, 6, 9)]
-    udp: NDArray[np.bool_] = protocol == _UDP
+    udp: NDArray[np.bool_] = protocol == UDP
     plain: NDArray[np.bool_] = six & (size >= IPV6_HEADERS) | (data[ip] == 0x45)
     return udp & plain
 
@@ -267,6 +270,18 @@ def _sources(data: NDArray[np.uint8], ip: NDArray[np.int64], six: NDArray[np.boo
     if six.any():
         source[six] = _rows(data, ip[six] + 8, 16)
     return source
+
+
+def span(records: bytes) -> tuple[int, int, int]:
+    """First and last time stamp (ns) and number of the whole records in `records`."""
+    starts, _ = _steps(records, 0, len(records))
+    if not starts.size:
+        return 0, 0, 0
+    times = [
+        seconds * 1_000_000_000 + rest
+        for seconds, rest, *_ in (_RECORD.unpack_from(records, start) for start in starts.tolist())
+    ]
+    return min(times), max(times), len(times)
 
 
 def mapped(address: str) -> bytes:

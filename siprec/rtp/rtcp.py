@@ -185,7 +185,8 @@ def _block(ssrc: int, lost: int, highest: int, jitter: int, last_sr: int, delay:
 def _sender_report(body: bytes, count: int) -> SenderReport | None:
     if len(body) < _SENDER.size:
         return None
-    return SenderReport(*_SENDER.unpack_from(body), reports=_blocks(body[_SENDER.size :], count))
+    ssrc, ntp, timestamp, packets, octets = _SENDER.unpack_from(body)
+    return SenderReport(ssrc, ntp, timestamp, packets, octets, _blocks(body[_SENDER.size :], count))
 
 
 def _receiver_report(body: bytes, count: int) -> ReceiverReport | None:

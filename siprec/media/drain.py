@@ -1,0 +1,413 @@
+"""The thread that empties all sockets a few times a second. The theory of operation is in `capture`.
+
+Everything here but `submit` and the read-only numbers belongs to the drain thread; others hand over commands,
+which are applied between ticks in the order given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siprec import clock
+from siprec.media import pcap, receive, records
+from siprec.media.arena import Arena, address_text
+from siprec.media.part import Outage
+from siprec.media.sift import Extras, Sieve
+from siprec.media.source import Arrival
+from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
+from siprec.media.writer import CaptureFile, Data, Fault, Writer, guarded, resolve
+
+ROUND_SECONDS = 1.0
+"""How often each RTCP socket is read and each RTP socket's drop counter looked at."""
+
+CLOCK_STEP_NS = 50_000_000
+"""A change of wall minus monotonic clock worth noting: rendering undoes steps above this."""
+
+MAX_CLOCK_STEPS = 1000
+"""Steps remembered; a clock that steps more often is beyond help, and the first steps are the ones that count."""
+
+_SO_MEMINFO = 55  # asm-generic/socket.h; nine 32-bit numbers, the last is drops (linux/sock_diag.h)
+_MEMINFO = struct.Struct("=9I")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureResult:
+    """What a closed session leaves. `octets` counts record bytes written; `counters` is by channel, one entry
+    per stream that ever was, in the order of their end."""
+
+    files: tuple[Path, ...]
+    octets: int
+    outages: tuple[Outage, ...]
+    counters: tuple[tuple[int, StreamCounters], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """The streams that share one file. `ended` keeps the counters of those that are gone; `closed` is done
+    when the file is."""
+
+    file: CaptureFile
+    streams: list[Stream] = field(default_factory=list)
+    ended: list[tuple[int, StreamCounters]] = field(default_factory=list)
+    closed: Future[CaptureResult] = field(default_factory=Future)
+
+
+class _Plan:
+    """Which sockets to read in a tick, in which order: those of one session side by side, so that its records
+    come out side by side too."""
+
+    def __init__(self, sessions: Iterable[Session], receiver: receive.Receiver, wants_rtcp: Callable[[int], bool]):
+        self.handles: list[int | socket.socket] = []
+        self.files: list[CaptureFile] = []
+        starts: list[int] = []
+        kinds: list[int] = []
+        for session in sessions:
+            starts.append(len(kinds))
+            self.files.append(session.file)
+            for stream in session.streams:
+                self.handles.append(receiver.handle(stream.pair.rtp))
+                kinds.append(2 * stream.index)
+                if wants_rtcp(stream.index):
+                    self.handles.append(receiver.handle(stream.pair.rtcp))
+                    kinds.append(2 * stream.index + 1)
+        self.kinds = np.array(kinds, np.int64)
+        self.starts = np.array([*starts, len(kinds)], np.int64)
+
+
+class Drain:
+    """Empties sockets into an arena, sifts, and hands records to `writer`."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        tick: float,
+        backlog_bytes: int,
+        on_fault: Callable[[Fault], None],
+        choose: Callable[[Arena], receive.Receiver] = receive.choose,
+    ) -> None:
+        self.table = StreamTable()
+        self.clock: list[tuple[int, int]] = []
+        self.packets = 0
+        self.kernel_drops = 0
+        self.late_ticks = 0
+        self._writer = writer
+        self._tick = tick
+        self._backlog_bytes = backlog_bytes
+        self._on_fault = on_fault
+        self._arena = Arena()
+        self._receiver = choose(self._arena)
+        self._sieve = Sieve(self._arena, self.table, _connect)
+        self._sessions: dict[Session, None] = {}
+        self._phases = max(1, round(ROUND_SECONDS / tick))
+        self._plans: dict[int, _Plan] = {}
+        self._ticks = 0
+        self._held_back = False
+        self._held_back_until_ns = 0
+        self._held_back_cause: Literal["disk", "backlog"] = "backlog"
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="capture-drain", daemon=True)
+
+    # ---- any thread ------------------------------------------------------------------------------------------
+
+    def submit(self, command: Callable[[], None], *, at_once: bool) -> None:
+        """Have `command` run in the drain thread, before its next tick or without waiting for it."""
+        if self._ended:
+            command()
+            return
+        self._commands.put(command)
+        if at_once:
+            self._wake.set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close every session that is still open, then end the thread."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._ended = True
+        self._apply()
+
+    @property
+    def receive_errors(self) -> int:
+        return self._receiver.failures
+
+    @property
+    def streams(self) -> int:
+        return sum(stream is not None for stream in self.table.streams)
+
+    def counters(self, stream: Stream) -> StreamCounters:
+        """What `stream` has received; zeros until its first tick."""
+        if stream.index >= 0:
+            counters = self.table.counters(stream)
+            if stream.index >= 0:  # else it ended meanwhile, and the row may be another's
+                return counters
+        return stream.final or StreamCounters()
+
+    def liveness(self, stream: Stream) -> Liveness | None:
+        """None before the first tick and after the end."""
+        if stream.index < 0:
+            return None
+        liveness = self.table.liveness(stream)
+        return liveness if stream.index >= 0 else None
+
+    # ---- commands --------------------------------------------------------------------------------------------
+
+    def open(self, session: Session) -> None:
+        self._sessions[session] = None
+        self._plans.clear()
+
+    def add(
+        self,
+        session: Session,
+        stream: Stream,
+        *,
+        remote: tuple[str, int] | None,
+        payload_types: frozenset[int],
+        writing: bool,
+    ) -> None:
+        self.table.add(stream, writing=writing)
+        self.table.set_payload_types(stream, payload_types)
+        stream.source.remote = origin(remote)
+        self.table.follow(stream)
+        stream.drops_seen_ns = clock.wall_ns()
+        stream.drops_base = _drops(stream.pair.rtp)
+        session.streams.append(stream)
+        self._plans.clear()
+
+    def set_writing(self, stream: Stream, writing: bool) -> None:
+        """What came before the change is treated as before the change."""
+        if stream.index >= 0:
+            self._read_only(stream)
+            self.table.writing[stream.index] = writing
+
+    def set_payload_types(self, stream: Stream, types: frozenset[int]) -> None:
+        """New types count at once, old ones for a while longer."""
+        if stream.index < 0:
+            return
+        old = stream.source.payload_types
+        self.table.set_payload_types(stream, types | old)
+        stream.old_types_until = clock.monotonic() + OLD_TYPES_SECONDS
+        stream.new_types = types
+
+    def set_remote(self, stream: Stream, remote: tuple[str, int] | None) -> None:
+        """A new SDP: the source may be learned again."""
+        if stream.index < 0:
+            return
+        self._read_only(stream)
+        if stream.connected:
+            with contextlib.suppress(OSError):  # then the policy is all there is, and the old source all it hears
+                receive.disconnect(stream.pair.rtp)
+                stream.connected = False
+        self.table.settled[stream.index] = False
+        released = stream.source.renew(origin(remote))
+        extras = self._sieve.take(stream, released, now=clock.monotonic())
+        self._hand_over([], 0, extras)
+
+    def remove(self, session: Session, stream: Stream, future: Future[StreamCounters]) -> None:
+        if stream.index >= 0:
+            self._read_only(stream)
+            session.streams.remove(stream)
+            self._end(session, stream)
+            self._plans.clear()
+        resolve(future, self.counters(stream))
+
+    def close(self, session: Session) -> None:
+        """One last look into all sockets of the session, then its file is finished by the writer."""
+        if session not in self._sessions:
+            return
+        del self._sessions[session]
+        self._plans.clear()
+        self._read(_Plan([session], self._receiver, lambda _: True))
+        for stream in session.streams:
+            self._end(session, stream)
+        session.streams.clear()
+        self._writer.close(session.file, lambda: resolve(session.closed, _result(session)))
+
+    def _end(self, session: Session, stream: Stream) -> None:
+        self._look_for_drops(stream, clock.wall_ns())
+        stream.source.forget()
+        stream.final = self.table.counters(stream)
+        session.ended.append((stream.channel, stream.final))
+        self.table.remove(stream)
+
+    def _read_only(self, stream: Stream) -> None:
+        alone = Session(stream.file, [stream])
+        self._read(_Plan([alone], self._receiver, lambda _: False))
+
+    # ---- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        due = clock.monotonic()
+        while not self._stopping:
+            self._wake.wait(max(0.0, due - clock.monotonic()))
+            self._wake.clear()
+            self._apply()
+            now = clock.monotonic()
+            if now >= due:
+                guarded(self._one_tick, self._on_fault)
+                self.late_ticks += now >= due + self._tick
+                due = max(due + self._tick, now)
+        self._apply()
+        for session in list(self._sessions):
+            guarded(partial(self.close, session), self._on_fault)
+
+    def _apply(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                guarded(self._commands.get_nowait(), self._on_fault)
+
+    def _one_tick(self) -> None:
+        phase = self._ticks % self._phases
+        self._ticks += 1
+        plan = self._plans.get(phase)
+        if plan is None:
+            plan = self._plans[phase] = _Plan(
+                self._sessions, self._receiver, lambda index: index % self._phases == phase
+            )
+        if not self._hold_back():
+            self._read(plan)
+        self._look_after(phase)
+
+    def _hold_back(self) -> bool:
+        """Whether so much waits for the disk that the packets had better wait in their sockets."""
+        holding = self._writer.waiting_bytes >= self._backlog_bytes
+        if holding:
+            self._held_back_cause = "disk" if self._writer.failing else "backlog"
+        if holding or self._held_back:
+            self._held_back_until_ns = clock.wall_ns()
+        if holding != self._held_back:
+            self._held_back = holding
+            detail = f"{self._writer.waiting_bytes} bytes wait for the disk"
+            self._on_fault(Fault("backlog", holding, detail))
+        return holding
+
+    def _look_after(self, phase: int) -> None:
+        """Once a round for each stream: drops in the kernel, payload types that are over."""
+        now, now_ns = clock.monotonic(), clock.wall_ns()
+        for stream in self.table.streams[phase :: self._phases]:
+            if stream is None:
+                continue
+            self._look_for_drops(stream, now_ns)
+            if stream.old_types_until is not None and now >= stream.old_types_until:
+                stream.old_types_until = None
+                self.table.set_payload_types(stream, stream.new_types)
+        if phase == 0:
+            self._note_clock()
+
+    def _look_for_drops(self, stream: Stream, now_ns: int) -> None:
+        drops = (_drops(stream.pair.rtp) - stream.drops_base) & 0xFFFFFFFF
+        if lost := drops - stream.kernel_drops:
+            stream.kernel_drops = drops
+            self.kernel_drops += lost
+            held_back = stream.drops_seen_ns <= self._held_back_until_ns
+            cause: Literal["disk", "backlog", "kernel_drop"]
+            cause = self._held_back_cause if held_back else "kernel_drop"
+            stream.file.outages.add(Outage(stream.drops_seen_ns, now_ns, cause, channel=stream.channel, packets=lost))
+        stream.drops_seen_ns = now_ns
+
+    def _note_clock(self) -> None:
+        offset = clock.offset_ns()
+        stepped = not self.clock or abs(offset - self.clock[-1][1]) > CLOCK_STEP_NS
+        if stepped and len(self.clock) < MAX_CLOCK_STEPS:
+            self.clock.append((int(clock.monotonic() * 1e9), offset))
+
+    # ---- from sockets to the writer --------------------------------------------------------------------------
+
+    def _read(self, plan: _Plan) -> None:
+        """Everything that waits in the sockets of `plan`."""
+        at = 0
+        while at < len(plan.handles):
+            fill = self._receiver.fill(plan.handles, at)
+            if fill.used:
+                self._take(plan, at, fill)
+            at += len(fill.counts) - fill.unfinished
+
+    def _take(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
+        counts = np.array(fill.counts, np.int64)
+        kind = np.repeat(plan.kinds[begin : begin + len(counts)], counts)
+        rtcp = kind & 1 == 1
+        keep, extras = self._sieve.sift(kind >> 1, rtcp, now=clock.monotonic())
+        pieces: list[tuple[CaptureFile, Data]] = []
+        total = 0
+        if kept := int(np.count_nonzero(keep)):
+            self.packets += kept
+            six = records.lay(self._arena, self.table, kind)
+            data, ends = records.compact(self._arena, six, keep)
+            pieces = _pieces(plan, begin, counts, data.data, ends)
+            total = len(data)
+        if pieces or extras:
+            self._hand_over(pieces, total, extras)
+
+    def _hand_over(self, pieces: list[tuple[CaptureFile, Data]], total: int, extras: Extras) -> None:
+        """Packets judged one by one come before the others of this round: they are older, or as old."""
+        ahead: list[tuple[CaptureFile, Data]] = [
+            (stream.file, b"".join(_record(stream, packet) for packet in accepted)) for stream, accepted in extras
+        ]
+        total += sum(len(data) for _, data in ahead)
+        self.packets += sum(len(accepted) for _, accepted in extras)
+        if total:
+            self._writer.write(ahead + pieces, total, now=clock.monotonic())
+
+
+def _pieces(
+    plan: _Plan, begin: int, counts: NDArray[np.int64], data: memoryview, ends: NDArray[np.int64]
+) -> list[tuple[CaptureFile, Data]]:
+    """`data` cut into one piece for each session that is in it."""
+    slots = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=slots[1:])
+    first = int(np.searchsorted(plan.starts, begin, "right")) - 1
+    last = int(np.searchsorted(plan.starts, begin + len(counts), "left"))
+    edges = np.clip(plan.starts[first : last + 1] - begin, 0, len(counts))
+    cuts = ends[slots[edges]].tolist()
+    files: Sequence[CaptureFile] = plan.files[first:last]
+    return [(file, data[a:b]) for file, a, b in zip(files, cuts, cuts[1:], strict=False) if b > a]
+
+
+def _record(stream: Stream, packet: Arrival) -> bytes:
+    high, low, port = packet.origin
+    source = (address_text(high, low), port)
+    return pcap.record(
+        packet.time_ns, packet.datagram, source=source, destination=(stream.destination, stream.pair.port)
+    )
+
+
+def _connect(stream: Stream) -> None:
+    """Let the kernel refuse what does not come from the locked source; where it cannot, the policy still does."""
+    if stream.source.locked is not None:
+        high, low, port = stream.source.locked
+        with contextlib.suppress(OSError):
+            stream.pair.rtp.connect((address_text(high, low), port))
+            stream.connected = True
+
+
+def _drops(sock: socket.socket) -> int:
+    """Datagrams the kernel has dropped at this socket; 0 where it does not tell."""
+    try:
+        return int(_MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[8])
+    except (OSError, struct.error):
+        return 0
+
+
+def _result(session: Session) -> CaptureResult:
+    file = session.file
+    return CaptureResult(tuple(file.paths), file.octets, file.outages.all(), tuple(session.ended))

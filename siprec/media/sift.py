@@ -1,0 +1,191 @@
+"""Decides, for an arena full of datagrams at once, which belong to a recording (SECURITY A5).
+
+Packets of settled streams are accepted by comparing vectors; what is plainly foreign is refused and counted by
+vectors too. Only what may change a stream's mind about its source goes through `Source.judge` one by one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siprec.media.arena import HEADROOM, STRIDE, Arena
+from siprec.media.source import Arrival, Reason
+from siprec.media.streams import Stream, StreamTable
+from siprec.rtp import packets
+
+MIN_RTCP = 8
+"""Bytes of the smallest RTCP packet worth keeping: header and SSRC (RFC 3550 section 6.4.2)."""
+
+_REASONS = (*Reason,)
+_CODE = {reason: code for code, reason in enumerate(_REASONS, 1)}
+
+
+def _codes_by_first_byte() -> NDArray[np.int8]:
+    """What a datagram on an RTP port is when it is no RTP, by its first byte (RFC 7983 section 7)."""
+    codes = np.full(256, _CODE[Reason.NOT_RTP], np.int8)
+    codes[:4] = _CODE[Reason.STUN]
+    codes[20:64] = _CODE[Reason.DTLS]
+    return codes
+
+
+_FIRST_BYTE = _codes_by_first_byte()
+
+Extras = list[tuple[Stream, list[Arrival]]]
+
+
+class Sieve:
+    """Judges the content of `arena` against `table`.
+
+    `on_locked(stream)` is called when a stream has learned its source and its socket may be connected.
+    """
+
+    def __init__(self, arena: Arena, table: StreamTable, on_locked: Callable[[Stream], None]) -> None:
+        self._arena = arena
+        self._table = table
+        self._on_locked = on_locked
+        self._offsets = np.arange(arena.slots, dtype=np.int64) * STRIDE + HEADROOM
+
+    def sift(
+        self, stream: NDArray[np.int64], rtcp: NDArray[np.bool_], *, now: float
+    ) -> tuple[NDArray[np.bool_], Extras]:
+        """Which of the first slots to write, given the stream (table row) each came to and whether to its RTCP port.
+
+        Packets that were held, or were judged one by one, come as extras; they are not in the mask.
+        """
+        table, count = self._table, len(stream)
+        view = _View(self._arena, table, stream, self._offsets[:count])
+        good = view.rtp_good()
+        if rtcp.any():
+            good = np.where(rtcp, view.rtcp_good(), good)
+        extras: Extras = []
+        if not good.all():
+            extras = self._odd(view, rtcp, np.flatnonzero(~good), now)
+        writing = table.writing[stream]
+        if not writing.all():
+            np.add.at(table.paused, stream[good & ~writing & ~rtcp], 1)
+        self._count(view, good & ~rtcp, writing, now)
+        keep: NDArray[np.bool_] = good & writing
+        np.add.at(table.rtcp, stream[keep & rtcp], 1)
+        return keep, extras
+
+    def _count(self, view: _View, good: NDArray[np.bool_], writing: NDArray[np.bool_], now: float) -> None:
+        table = self._table
+        rows = np.flatnonzero(good)
+        stream = view.stream[rows]
+        table.last_ns[stream] = view.time_ns[rows]  # of several packets of one stream the last one stays
+        table.last_at[stream] = now
+        if not writing.all():
+            rows = np.flatnonzero(good & writing)
+            stream = view.stream[rows]
+        fresh = np.flatnonzero(table.first_ns[stream] == 0)[::-1]
+        table.first_ns[stream[fresh]] = view.time_ns[rows[fresh]]  # backwards: here the first one stays
+        np.add.at(table.accepted, stream, 1)
+        np.add.at(table.octets, stream, view.length[rows])
+
+    def _odd(self, view: _View, rtcp: NDArray[np.bool_], rows: NDArray[np.int64], now: float) -> Extras:
+        """Refuse what is plainly wrong, judge the rest in order."""
+        codes = view.refusals(rows, rtcp[rows])
+        refused = rows[codes > 0]
+        if refused.size:
+            keys = (view.stream[refused], codes[codes > 0], view.high[refused], view.low[refused])
+            self._refuse(Counter(zip(*(key.tolist() for key in keys), strict=True)))
+        extras: Extras = []
+        for row in rows[codes == 0].tolist():
+            stream = self._table.streams[int(view.stream[row])]
+            assert stream is not None
+            extras += self.take(stream, stream.source.judge(view.arrival(row)), now=now)
+        return extras
+
+    def _refuse(self, counts: Counter[tuple[int, int, int, int]]) -> None:
+        for (index, code, high, low), packets_refused in counts.items():
+            stream = self._table.streams[index]
+            assert stream is not None
+            stream.source.refusals.count(_REASONS[code - 1], high, low, packets_refused)
+
+    def take(self, stream: Stream, accepted: list[Arrival], *, now: float) -> Extras:
+        """Bring the table in line with what the stream's source has just decided."""
+        table, index = self._table, stream.index
+        locked = bool(table.settled[index])
+        table.follow(stream)
+        if table.settled[index] and not locked:
+            self._on_locked(stream)
+        if not accepted:
+            return []
+        table.last_ns[index] = max(int(table.last_ns[index]), accepted[-1].time_ns)
+        table.last_at[index] = now
+        if not table.writing[index]:
+            table.paused[index] += len(accepted)
+            return []
+        if not table.first_ns[index]:
+            table.first_ns[index] = accepted[0].time_ns
+        table.accepted[index] += len(accepted)
+        table.octets[index] += sum(len(each.datagram) for each in accepted)
+        return [(stream, accepted)]
+
+
+class _View:
+    """The datagrams of one round, and what the table expects of each."""
+
+    def __init__(self, arena: Arena, table: StreamTable, stream: NDArray[np.int64], offset: NDArray[np.int64]) -> None:
+        count = len(stream)
+        self.stream = stream
+        self.length = arena.length[:count]
+        self.time_ns = arena.time_ns[:count]
+        self.high, self.low, self.port = arena.sources(count)
+        self.heads = np.ascontiguousarray(arena.rows[:count, HEADROOM : HEADROOM + packets.FIXED_HEADER])
+        self.packets = packets.parse_heads(self.heads, arena.flat, offset, self.length)
+        self.truncated = arena.truncated[:count]
+        self.same_address = (self.low == table.low[stream]) & (self.high == table.high[stream])
+        self.same_port = self.port == table.port[stream]
+        self.negotiated = table.payload_types[stream, self.packets.payload_type]
+        self._arena = arena
+        self._table = table
+
+    def rtp_good(self) -> NDArray[np.bool_]:
+        """From the locked source, with the current SSRC and a negotiated payload type."""
+        table, stream = self._table, self.stream
+        good: NDArray[np.bool_] = self.packets.valid & self.same_address & self.same_port
+        good &= self.negotiated & ~self.truncated
+        good &= table.settled[stream] & (self.packets.ssrc == table.ssrc[stream])
+        return good
+
+    def rtcp_good(self) -> NDArray[np.bool_]:
+        """RTCP from the address that RTP is expected from, whatever the port."""
+        good: NDArray[np.bool_] = (self.length >= MIN_RTCP) & (self.heads[:, 0] >> 6 == 2)
+        good &= packets.is_rtcp(self.heads[:, 1])
+        good &= self.same_address & self._table.known[self.stream] & ~self.truncated
+        return good
+
+    def refusals(self, rows: NDArray[np.int64], rtcp: NDArray[np.bool_]) -> NDArray[np.int8]:
+        """For each of `rows` the code of the reason to refuse it, 0 when it must be judged."""
+        table, stream = self._table, self.stream[rows]
+        codes = np.zeros(len(rows), np.int8)
+        codes[~self.negotiated[rows] & table.known[stream]] = _CODE[Reason.PAYLOAD_TYPE]
+        codes[table.fixed[stream] & ~self.same_port[rows]] = _CODE[Reason.PORT]
+        foreign = ~self.same_address[rows]
+        codes[foreign & ~table.open[stream]] = _CODE[Reason.ADDRESS]
+        first, second = self.heads[rows, 0], self.heads[rows, 1]
+        empty = self.length[rows] == 0
+        no_rtp = ~self.packets.valid[rows]
+        codes[no_rtp] = np.where(empty, _CODE[Reason.NOT_RTP], _FIRST_BYTE[first])[no_rtp]
+        muxed = (first >> 6 == 2) & packets.is_rtcp(second) & (self.length[rows] >= MIN_RTCP)
+        codes[muxed] = _CODE[Reason.RTCP_ON_RTP_PORT]
+        codes[rtcp] = np.where(foreign, _CODE[Reason.ADDRESS], _CODE[Reason.NOT_RTCP])[rtcp]
+        codes[rtcp & ~table.known[stream]] = _CODE[Reason.UNLEARNED]
+        codes[self.truncated[rows]] = _CODE[Reason.TRUNCATED]
+        return codes
+
+    def arrival(self, row: int) -> Arrival:
+        length = int(self.length[row])
+        return Arrival(
+            origin=(int(self.high[row]), int(self.low[row]), int(self.port[row])),
+            payload_type=int(self.packets.payload_type[row]),
+            sequence=int(self.packets.sequence[row]),
+            ssrc=int(self.packets.ssrc[row]),
+            time_ns=int(self.time_ns[row]),
+            datagram=self._arena.rows[row, HEADROOM : HEADROOM + length].tobytes(),
+        )

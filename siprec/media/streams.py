@@ -1,0 +1,218 @@
+"""All streams being captured, as arrays with one row per stream, so that packets are judged by vectors.
+
+Only the drain thread writes here. Any thread may read a single number: it is whole, and at most a tick old.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siprec.media import pcap
+from siprec.media.arena import HEADROOM, address_text, address_words
+from siprec.media.ports import PortPair
+from siprec.media.source import Origin, Reason, Source, SourcePolicy
+from siprec.media.writer import CaptureFile
+
+FIRST_CAPACITY = 64
+PAYLOAD_TYPES = 128
+"""RTP payload types are 7 bits wide."""
+
+OLD_TYPES_SECONDS = 5.0
+"""How long payload types of the last SDP stay accepted after a new one: packets sent before the peer saw the
+answer are still on their way (RFC 3264 section 8.3.2)."""
+
+_KINDS = 2  # record headers per stream: to the RTP port and to the RTCP port
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCounters:
+    """What one stream has received. `accepted` packets and `octets` of RTP were handed to the file; `refused`
+    is by (reason, source address); times are CLOCK_REALTIME nanoseconds, 0 before the first packet; `ssrcs`
+    in order of appearance."""
+
+    accepted: int = 0
+    octets: int = 0
+    rtcp: int = 0
+    refused: dict[tuple[str, str], int] = field(default_factory=dict)
+    kernel_drops: int = 0
+    first_packet_ns: int = 0
+    last_packet_ns: int = 0
+    ssrcs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Enough to tell whether a stream is alive. `last_packet_at` is monotonic seconds, to a tick; None before
+    the first packet. `packets` counts those that came while paused as well."""
+
+    packets: int
+    last_packet_at: float | None
+    last_packet_ns: int
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One stream as the drain knows it. `index` is its row; -1 before it has one and once it has ended.
+
+    `kernel_drops` counts from when the socket was added, when its counter stood at `drops_base`; it was last
+    looked at at `drops_seen_ns`. Until `old_types_until` payload types besides `new_types` are accepted.
+    """
+
+    channel: int
+    pair: PortPair
+    source: Source
+    file: CaptureFile
+    destination: str
+    index: int = -1
+    connected: bool = False
+    kernel_drops: int = 0
+    drops_base: int = 0
+    drops_seen_ns: int = 0
+    new_types: frozenset[int] = frozenset()
+    old_types_until: float | None = None
+    final: StreamCounters | None = None
+
+
+class StreamTable:
+    """The arrays. `high`, `low` and `port` are the expected source: the SDP's, then the locked one's.
+
+    `known`: there is an SDP; `open`: a packet from any address is worth judging; `fixed`: only `port` is;
+    `settled`: packets with `ssrc` from exactly this source are accepted unseen.
+    """
+
+    def __init__(self) -> None:
+        self.streams: list[Stream | None] = []
+        self._capacity = FIRST_CAPACITY
+        self.high = np.zeros(FIRST_CAPACITY, np.uint64)
+        self.low = np.zeros(FIRST_CAPACITY, np.uint64)
+        self.port = np.zeros(FIRST_CAPACITY, np.uint16)
+        self.ssrc = np.zeros(FIRST_CAPACITY, np.uint32)
+        self.known = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.open = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.fixed = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.settled = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.writing = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.six = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.payload_types = np.zeros((FIRST_CAPACITY, PAYLOAD_TYPES), np.bool_)
+        self.accepted = np.zeros(FIRST_CAPACITY, np.int64)
+        self.octets = np.zeros(FIRST_CAPACITY, np.int64)
+        self.paused = np.zeros(FIRST_CAPACITY, np.int64)
+        self.rtcp = np.zeros(FIRST_CAPACITY, np.int64)
+        self.first_ns = np.zeros(FIRST_CAPACITY, np.int64)
+        self.last_ns = np.zeros(FIRST_CAPACITY, np.int64)
+        self.last_at = np.zeros(FIRST_CAPACITY, np.float64)
+        self.templates = np.zeros((FIRST_CAPACITY * _KINDS, HEADROOM), np.uint8)
+        self.sums = np.zeros(FIRST_CAPACITY * _KINDS, np.uint32)
+
+    # ---- streams come and go ---------------------------------------------------------------------------------
+
+    def add(self, stream: Stream, *, writing: bool) -> None:
+        """Give `stream` a row of its own."""
+        index = self._free_row()
+        for name, array in self._arrays():
+            rows = slice(index * _KINDS, (index + 1) * _KINDS) if name in _BY_KIND else index
+            array[rows] = 0
+        self.streams[index] = stream
+        stream.index = index
+        self.writing[index] = writing
+        self.six[index] = ":" in stream.destination
+        for kind, port in enumerate((stream.pair.port, stream.pair.rtcp_port)):
+            template, total = _template(stream.destination, port)
+            self.templates[index * _KINDS + kind] = np.frombuffer(template, np.uint8)
+            self.sums[index * _KINDS + kind] = total
+
+    def remove(self, stream: Stream) -> None:
+        self.streams[stream.index] = None
+        stream.index = -1
+
+    def _free_row(self) -> int:
+        for index, stream in enumerate(self.streams):
+            if stream is None:
+                return index
+        if len(self.streams) == self._capacity:
+            for name, array in self._arrays():
+                setattr(self, name, np.concatenate((array, np.zeros_like(array))))
+            self._capacity *= 2
+        self.streams.append(None)
+        return len(self.streams) - 1
+
+    def _arrays(self) -> list[tuple[str, NDArray[np.generic]]]:
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, np.ndarray)]
+
+    # ---- what is expected of a stream ------------------------------------------------------------------------
+
+    def set_payload_types(self, stream: Stream, types: frozenset[int]) -> None:
+        """Accept exactly `types`."""
+        stream.source.payload_types = types
+        self.payload_types[stream.index] = False
+        self.payload_types[stream.index, sorted(types)] = True
+
+    def follow(self, stream: Stream) -> None:
+        """Bring the row in line with the stream's source, which has just judged a packet or got a new SDP."""
+        source, index = stream.source, stream.index
+        expected = source.locked or source.remote
+        if expected is not None:
+            self.high[index], self.low[index], self.port[index] = expected
+        self.known[index] = source.remote is not None
+        learning = source.locked is None
+        self.open[index] = source.remote is None or (learning and source.policy is SourcePolicy.LATCH)
+        self.fixed[index] = source.remote is not None and (not learning or source.policy is SourcePolicy.STRICT)
+        self.settled[index] = not learning and source.ssrc is not None
+        self.ssrc[index] = source.ssrc or 0
+
+    # ---- what has come ---------------------------------------------------------------------------------------
+
+    def counters(self, stream: Stream) -> StreamCounters:
+        index = stream.index
+        refused = stream.source.refusals.by_source()
+        if paused := int(self.paused[index]):
+            source = address_text(int(self.high[index]), int(self.low[index]))
+            refused[str(Reason.PAUSED), source] = paused
+        return StreamCounters(
+            accepted=int(self.accepted[index]),
+            octets=int(self.octets[index]),
+            rtcp=int(self.rtcp[index]),
+            refused=refused,
+            kernel_drops=stream.kernel_drops,
+            first_packet_ns=int(self.first_ns[index]),
+            last_packet_ns=int(self.last_ns[index]),
+            ssrcs=tuple(dict(stream.source.ssrcs)),
+        )
+
+    def liveness(self, stream: Stream) -> Liveness:
+        index = stream.index
+        return Liveness(
+            packets=int(self.accepted[index] + self.paused[index]),
+            last_packet_at=float(self.last_at[index]) or None,
+            last_packet_ns=int(self.last_ns[index]),
+        )
+
+
+_BY_KIND = frozenset({"templates", "sums"})
+
+
+def origin(remote: tuple[str, int] | None) -> Origin | None:
+    """The SDP's address and port as the policy compares them."""
+    return None if remote is None else (*address_words(remote[0]), remote[1])
+
+
+def _template(destination: str, port: int) -> tuple[bytes, int]:
+    """All that is the same in every record to `port`, ending where the datagram begins, and its checksum part.
+
+    IPv4: the sum over the IP header with length and source zero. IPv6: that over pseudo header and UDP header.
+    """
+    nobody = "::" if ":" in destination else "0.0.0.0"  # noqa: S104 (no bind: an empty field)
+    record = bytearray(pcap.record(0, b"", source=(nobody, 0), destination=(destination, port)))
+    record[8:16] = bytes(8)
+    record[-4:] = bytes(4)
+    if ":" in destination:
+        record[20:22] = bytes(2)
+        total = ~pcap.checksum(bytes(record[24:])) & 0xFFFF
+        total += pcap.UDP
+    else:
+        record[18:20] = record[26:28] = bytes(2)
+        total = ~pcap.checksum(bytes(record[16:36])) & 0xFFFF
+    return bytes(record).rjust(HEADROOM, b"\0"), total

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+
 from siprec.net.address import bare, bound_socket, family_of, is_wildcard, sendable
 from siprec.net.signalling import Pump
 from siprec.sip.flow import Flow, Transport

@@ -169,7 +169,7 @@ class RtpStream:
         self.payload_type = track.codec.payload_type
         self.cname = f"{label}.{self.ssrc:08x}@siprec.example.com"
         self.remote: Remote | None = None
-        self.active = False
+        self._active = False
         self.counter = counter
         self.counts = Counts()
         self.frames = bytearray()
@@ -189,6 +189,16 @@ class RtpStream:
         return self.track.codec
 
     # -- for the call: where to send, whether to
+
+    @property
+    def active(self) -> bool:
+        """Whether frames are sent; the first packet after a pause carries the marker (RFC 3551 section 4.1)."""
+        return self._active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        self._marker = self._marker or (wanted and not self._active)
+        self._active = wanted
 
     def connect(self, remote: Remote | None) -> None:
         """Send to `remote` from now on; None silences the stream."""
@@ -227,8 +237,7 @@ class RtpStream:
         position = len(self.frames)
         self.frames.append(0)
         self._due = due
-        if not self.active or self.remote is None:
-            self._marker = True
+        if not self._active or self.remote is None:
             return []
         if now - due > MAX_CATCH_UP:
             self.counts.skipped += 1
@@ -336,10 +345,11 @@ class Sender:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def add(self, stream: RtpStream) -> None:
-        """The stream's first frame is due now."""
-        self._streams.add(stream)
-        self._push(self._now(), stream, None)
-        self._work.set()
+        """The stream's first frame is due now; a stream that is sent already (taken over by another call) goes on."""
+        if stream not in self._streams:
+            self._streams.add(stream)
+            self._push(self._now(), stream, None)
+            self._work.set()
 
     def remove(self, stream: RtpStream) -> None:
         """No packet of the stream leaves after this; those that the impairments hold back leave now."""

@@ -9,9 +9,6 @@ from siprec.client.media import Counts, Impairments
 
 Header = tuple[str, str]
 
-ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO"
-ACCEPT = "application/sdp, application/rs-metadata+xml, application/rs-metadata"
-
 NO_ANSWER_SECONDS = 8.0
 """Wait for the first response of any kind: T1 * 2^4, five sendings of the INVITE over UDP. Timer B's 32 s (RFC 3261
 section 17.1.1.2) is longer than a person at a terminal waits."""

@@ -109,7 +109,8 @@ def _a_law() -> NDArray[np.int16]:
     segment = (code & 0x70) >> 4
     mantissa = ((code & 0x0F) << 4) + np.where(segment > 0, 0x108, 8)
     magnitude = mantissa << np.maximum(segment - 1, 0)
-    return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+    table: NDArray[np.int16] = np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+    return table
 
 
 LAW: dict[str, NDArray[np.int16]] = {"PCMU": _mu_law(), "PCMA": _a_law()}

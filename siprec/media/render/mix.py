@@ -1,0 +1,202 @@
+"""The second pass: decode, lay every packet down where its timestamp says, hand out blocks of all channels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siprec.media.render.decode import Buffers, Decoder, decoder
+from siprec.media.render.order import Ordered
+from siprec.media.render.plane import CHUNK_SECONDS, Plane, Samples
+from siprec.media.render.source import FOREVER, Records
+from siprec.media.render.timeline import DRIFT_NS, Anchor, find
+from siprec.rtp.codecs import LAW, LAW_SILENCE, Codec
+
+BEHIND_NS = 30_000_000_000
+"""Blocks are handed out this long after their time: nothing is placed further back than a network can hold a
+packet, or than a stream's clock may drift in a day."""
+
+QUIET_PEAK = 256
+"""A packet that stays below this (-42 dBFS) lies between talk spurts: there drift may be corrected unheard."""
+
+PEAKS_PER_CHUNK = 5 * CHUNK_SECONDS
+"""One peak for 200 ms; every rate we know is a multiple of 5."""
+
+Place = tuple[int, int]  # channel and SSRC
+
+
+class Meter:
+    """The largest sample of each 200 ms of each channel."""
+
+    def __init__(self, channels: int) -> None:
+        self.peaks: list[list[NDArray[np.int32]]] = [[] for _ in range(channels)]
+
+    def add(self, channel: int, samples: Samples | None, frames: int, rate: int) -> None:
+        """The next `frames` samples; None for silence."""
+        width = rate * CHUNK_SECONDS // PEAKS_PER_CHUNK
+        count = -(-frames // width)
+        if samples is None:
+            self.peaks[channel].append(np.zeros(count, np.int32))
+            return
+        if frames % width:
+            samples = np.concatenate([samples, np.zeros(count * width - frames, np.int16)])
+        rows = samples.reshape(count, width)
+        # the negative of -32768 is no 16-bit number
+        self.peaks[channel].append(np.maximum(rows.max(axis=1).astype(np.int32), -rows.min(axis=1).astype(np.int32)))
+
+
+class Mixer:
+    """All channels of a recording, `seconds` long; `native` is the law whose octets are kept, if any."""
+
+    def __init__(self, codecs: list[Codec], anchors: dict[Place, list[Anchor]], *, channels: int, rate: int,
+                 frames: int, origin_ns: int, native: str | None = None) -> None:  # fmt: skip
+        self._codecs, self._anchors = codecs, anchors
+        self._channels, self._rate, self._frames = channels, rate, frames
+        self._origin_ns = origin_ns
+        self._native = native
+        self._planes: list[dict[int, Plane]] = [{} for _ in range(channels)]
+        self._decoders: dict[tuple[Place, int], Decoder] = {}
+        self._shift: dict[tuple[Place, int], float] = defaultdict(float)
+        self._ended: dict[Place, int] = {}  # sequence number of the last packet placed
+        self._next = 0
+        self.meter = Meter(channels)
+
+    def blocks(self, steps: Iterable[Ordered]) -> Iterator[Samples]:
+        """(n, channels) arrays, together `frames` long: int16, or uint8 when native."""
+        for step in steps:
+            for line, records in step.lines:
+                self._place_line((line.channel, line.ssrc), records, step.buffers)
+            yield from self._hand_out(step.until_ns)
+        yield from self._hand_out(FOREVER)
+
+    # ---- placing ----------------------------------------------------------------------------------------------
+
+    def _place_line(self, place: Place, records: Records, buffers: Buffers) -> None:
+        timeline = self._anchors.get(place)
+        if not timeline:
+            return
+        numbers = np.unique(records["codec"]).tolist()
+        for number in numbers:
+            codec = self._codecs[number]
+            if not codec.audible:
+                continue
+            mine = records["open"] if len(numbers) == 1 else records["open"] & (records["codec"] == number)
+            chosen = records if mine.all() else records[mine]
+            if chosen.size:
+                self._place_codec(place, number, chosen, buffers=buffers)
+
+    def _place_codec(self, place: Place, number: int, records: Records, *, buffers: Buffers) -> None:
+        codec = self._codecs[number]
+        key = (place, number)
+        if key not in self._decoders:
+            self._decoders[key] = decoder(codec, raw=self._native is not None)
+        samples, counts = self._decoders[key].decode(records, buffers)
+        begins = np.cumsum(counts) - counts
+        positions = self._positions(place, records, codec.rate, samples=samples, begins=begins)
+        plane = self._plane(place[0], codec.rate)
+        breaks = np.flatnonzero(positions[1:] != positions[:-1] + counts[:-1]) + 1
+        starts = [0, *breaks.tolist()]
+        edges = [*begins[starts].tolist(), len(samples)]
+        for at, start, end in zip(positions[starts].tolist(), edges, edges[1:], strict=False):
+            plane.place(at, samples[start:end])
+
+    def _positions(self, place: Place, records: Records, rate: int, *, samples: Samples,
+                   begins: NDArray[np.int64]) -> NDArray[np.int64]:  # fmt: skip
+        timeline = self._anchors[place]
+        which = find(timeline, records["sequence"])
+        positions = np.empty(records.size, np.int64)
+        for number in np.unique(which).tolist():
+            anchor = timeline[number]
+            mine = which == number if len(timeline) > 1 else slice(None)
+            media = records["media"][mine]
+            positions[mine] = round(anchor.base_ns * rate / 1e9) + (media - anchor.origin) * rate // anchor.clock
+            if anchor.correct:
+                quiet = self._quiet(samples, begins)[mine]
+                shifts = self._shifts((place, number), anchor, records[mine], quiet=quiet)
+                positions[mine] += np.rint(shifts * rate / 1e9).astype(np.int64)
+        return positions
+
+    def _quiet(self, samples: Samples, begins: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which packets may be moved without being heard."""
+        loud = np.zeros(begins.size, np.int32)
+        inside = np.flatnonzero(begins < samples.size)
+        if inside.size:
+            linear = LAW[self._native].take(samples) if self._native else samples
+            loud[inside] = np.maximum.reduceat(np.abs(linear.astype(np.int32)), begins[inside])
+        return loud < QUIET_PEAK
+
+    def _shifts(self, key: tuple[Place, int], anchor: Anchor, records: Records, *, quiet: NDArray[np.bool_]
+                ) -> NDArray[np.float64]:  # fmt: skip
+        """Nanoseconds by which each packet is moved: what the drift demands, but changed only where unheard."""
+        wanted = anchor.drifted(records["media"])
+        step = np.diff(records["sequence"], prepend=self._ended.get(key[0], int(records["sequence"][0]) - 1))
+        self._ended[key[0]] = int(records["sequence"][-1])
+        chances = np.flatnonzero(quiet | (step > 1))
+        result = np.empty(records.size)
+        current, at = self._shift[key], 0
+        while True:
+            due = np.flatnonzero(np.abs(wanted[at:] - current) >= DRIFT_NS)
+            chance = chances[chances >= at + int(due[0])] if due.size else chances[:0]
+            until = int(chance[0]) if chance.size else records.size
+            result[at:until] = current
+            if until == records.size:
+                break
+            current, at = float(wanted[until]), until
+        self._shift[key] = current
+        return result
+
+    def _plane(self, channel: int, rate: int) -> Plane:
+        planes = self._planes[channel]
+        if rate not in planes:
+            length = -(-self._frames * rate // self._rate)
+            planes[rate] = (
+                Plane(rate, length, dtype=np.uint8, silence=LAW_SILENCE[self._native])
+                if self._native
+                else Plane(rate, length)
+            )
+            planes[rate].skip(self._next)
+        return planes[rate]
+
+    # ---- handing out ------------------------------------------------------------------------------------------
+
+    def _hand_out(self, until_ns: int) -> Iterator[Samples]:
+        chunk = CHUNK_SECONDS * self._rate
+        while self._next * chunk < self._frames:
+            # a second more than the chunk: resampling looks a little ahead
+            needed_ns = ((self._next + 1) * CHUNK_SECONDS + 1) * 10**9 + BEHIND_NS
+            if until_ns < FOREVER and until_ns - self._origin_ns < needed_ns:
+                return
+            frames = min(chunk, self._frames - self._next * chunk)
+            yield self._block(frames)
+            self._next += 1
+
+    def _block(self, frames: int) -> Samples:
+        if self._native:
+            block: Samples = np.full((frames, self._channels), LAW_SILENCE[self._native], np.uint8)
+        else:
+            block = np.zeros((frames, self._channels), np.int16)
+        for channel, planes in enumerate(self._planes):
+            samples = self._samples(planes)
+            linear = None
+            if samples is not None:
+                block[:, channel] = samples[:frames]
+                linear = LAW[self._native].take(samples[:frames]) if self._native else samples[:frames]
+            self.meter.add(channel, linear, frames, self._rate)
+        return block
+
+    def _samples(self, planes: dict[int, Plane]) -> Samples | None:
+        """The next chunk of a channel: what came at the file's rate as it is, all else brought to it."""
+        exact = planes[self._rate].take(self._next) if self._rate in planes else None
+        raised = [
+            found
+            for rate, plane in planes.items()
+            if rate != self._rate and (found := plane.take_at(self._next, self._rate)) is not None
+        ]
+        if not raised:
+            return exact
+        total = np.add.reduce(raised) if exact is None else np.add.reduce([exact.astype(np.float32), *raised])
+        clipped: Samples = np.clip(np.rint(total), -32768, 32767).astype(np.int16)
+        return clipped

@@ -1,0 +1,248 @@
+"""The first pass: what came, how the streams lie on the time line, what is missing; no audio is touched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siprec.media.render.clock import StepUndo
+from siprec.media.render.decode import Buffers, packets, ticks
+from siprec.media.render.gaps import Missing, Span
+from siprec.media.render.order import Line, Order, Ordered, ordered
+from siprec.media.render.source import Records, Source
+from siprec.media.render.timeline import MAX_PIECES, Anchor, LineTimeline, anchors, find
+from siprec.rtp.codecs import Codec
+from siprec.rtp.dtmf import Collector, duration
+from siprec.rtp.sequence import MAX_DROPOUT
+
+KEEP_BYTES = 64 << 20
+"""Captures up to this size (50 minutes of a G.711 call) are read once and kept for the second pass."""
+
+
+@dataclass(slots=True)
+class _Holes:
+    """Where sequence numbers are missing on a line: columns, since a long call may have very many."""
+
+    before: list[NDArray[np.int64]] = field(default_factory=list)  # sequence number of the last packet before
+    after: list[NDArray[np.int64]] = field(default_factory=list)
+    media: list[NDArray[np.int64]] = field(default_factory=list)  # where the audio before ends
+    length: list[NDArray[np.int64]] = field(default_factory=list)  # in timestamp units
+    last: tuple[int, int, int] | None = None  # sequence, timestamp and ticks of the last packet
+
+
+@dataclass(slots=True)
+class _LineScan:
+    timeline: LineTimeline
+    holes: _Holes = field(default_factory=_Holes)
+    keys: Collector = field(default_factory=Collector)
+    usual: int = 0  # ticks of the latest audio packet, which a lost one will have had
+
+
+@dataclass(slots=True)
+class ChannelScan:
+    """What came on a channel; `heard` are the codecs of packets that are to be decoded."""
+
+    codecs: Counter[int] = field(default_factory=Counter)
+    heard: set[int] = field(default_factory=set)
+    first_ns: int | None = None
+    last_ns: int | None = None
+
+
+class Scan:
+    """Reads all of a source. Times are relative to `origin_ns`."""
+
+    def __init__(self, source: Source, origin_ns: int) -> None:
+        self.source = source
+        self.origin_ns = origin_ns
+        self.order = Order()
+        self.channels: dict[int, ChannelScan] = {}
+        self.kept: list[Ordered] | None = []
+        self._lines: dict[tuple[int, int], _LineScan] = {}
+        self._budget = [MAX_PIECES]
+        self._part_ends: dict[int, int] = {}
+        kept_bytes, kept_buffers = 0, set[int]()
+        for step in ordered(source, self.order):
+            self._add(step)
+            kept_bytes += sum(data.nbytes for number, data in step.buffers.items() if number not in kept_buffers)
+            kept_buffers |= step.buffers.keys()
+            self.kept = [*self.kept, step] if self.kept is not None and kept_bytes <= KEEP_BYTES else None
+        for each in self._lines.values():
+            each.timeline.close()
+        self.anchors = anchors(self.timelines())
+
+    # ---- results ----------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Ordered] | None:
+        """What the pass kept, None when it was too much."""
+        return self.kept
+
+    def timelines(self, channel: int | None = None) -> list[LineTimeline]:
+        """The timelines of one channel or of all."""
+        return [each.timeline for (place, _), each in self._lines.items() if channel in (None, place)]
+
+    def spans(self) -> list[Span]:
+        """What each part answers for; a part that was cut short ends with its last packet."""
+        spans = []
+        for number, loaded in enumerate(self.source.loaded):
+            undo = StepUndo(loaded.part.clock)
+            start = loaded.part.started_ns
+            ended = loaded.part.ended_ns
+            end = undo.final(ended) if ended is not None else self._part_ends.get(number, start)
+            spans.append(Span(loaded.part, undo, start, max(start, end)))
+        return spans
+
+    def losses(self) -> list[Missing]:
+        """Silence where packets are missing, and by the sequence numbers only there."""
+        return [
+            missing
+            for (channel, ssrc), each in self._lines.items()
+            for missing in self._losses(channel, self.anchors[(channel, ssrc)], each.holes)
+        ]
+
+    def key_presses(self) -> list[tuple[int, float, float, str, str]]:
+        """(channel, start and duration in seconds, key, masked key) of each telephone event."""
+        found = []
+        for (channel, ssrc), each in self._lines.items():
+            timeline = self.anchors[(channel, ssrc)]
+            for event in each.keys.events if timeline else []:
+                anchor = timeline[int(find(timeline, np.array([event.sequence]))[0])]
+                start = float(anchor.time_ns(np.array([event.start]))[0]) / 1e9
+                found.append((channel, start, event.duration / anchor.clock, event.key, event.masked))
+        return sorted(found, key=lambda key: (key[1], key[0]))
+
+    def keys_omitted(self) -> int:
+        """Telephone events beyond the limit."""
+        return sum(each.keys.omitted for each in self._lines.values())
+
+    # ---- the pass ---------------------------------------------------------------------------------------------
+
+    def _add(self, step: Ordered) -> None:
+        for line, records in step.lines:
+            self._add_line(line, records, step.buffers)
+        for report in step.reports:
+            if (scan := self._lines.get((report.channel, report.ssrc))) is not None:
+                scan.timeline.note(report)
+
+    def _add_line(self, line: Line, records: Records, buffers: Buffers) -> None:
+        scan = self._lines.get((line.channel, line.ssrc))
+        if scan is None:
+            scan = self._lines[(line.channel, line.ssrc)] = _LineScan(LineTimeline(line, self._budget))
+        numbers = np.unique(records["codec"]).tolist()
+        lasts = np.zeros(records.size, np.int64)
+        clocks = np.zeros(records.size, np.int64)
+        timed = np.ones(records.size, np.bool_)
+        for number in numbers:
+            codec = self.source.codecs[number]
+            mine = records["codec"] == number if len(numbers) > 1 else np.ones(records.size, np.bool_)
+            clocks[mine] = codec.clock_rate
+            if codec.kind == "event":
+                timed &= ~mine
+                lasts[mine] = self._collect(scan, records[mine], buffers)
+            else:
+                lasts[mine] = ticks(records[mine], buffers, codec)
+        self._account(line.channel, records, numbers)
+        self._note_times(scan.timeline, records[timed], self._clocks(scan, numbers, clocks[timed]))
+        self._note_holes(scan, records, lasts, timed)
+        self._note_part_ends(records, lasts, clocks)
+
+    def _clocks(self, scan: _LineScan, numbers: list[int], clocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Comfort noise counts by the clock of the audio around it, whatever its own rtpmap says."""
+        noise = [number for number in numbers if self.source.codecs[number].kind == "noise"]
+        audio = [self.source.codecs[number].clock_rate for number in numbers if number not in noise
+                 and self.source.codecs[number].kind != "event"]  # fmt: skip
+        if noise and len(set(audio)) <= 1:
+            clocks[:] = audio[0] if audio else scan.timeline.clock or clocks[:1]
+        return clocks
+
+    def _note_times(self, timeline: LineTimeline, records: Records, clocks: NDArray[np.int64]) -> None:
+        if not records.size:
+            return
+        arrival = (records["arrival"] - self.origin_ns).astype(np.float64)
+        edges = [0, *(np.flatnonzero(np.diff(clocks)) + 1).tolist(), records.size]
+        for start, end in pairwise(edges):
+            timeline.add(
+                records["sequence"][start:end],
+                records["media"][start:end],
+                arrival=arrival[start:end],
+                clock=int(clocks[start]),
+            )
+
+    def _collect(self, scan: _LineScan, records: Records, buffers: Buffers) -> list[int]:
+        rows = zip(records["sequence"].tolist(), records["media"].tolist(), packets(records, buffers),
+                   records["open"].tolist(), strict=True)  # fmt: skip
+        lasts = []
+        for sequence, media, payload, is_open in rows:
+            lasts.append(duration(payload))
+            if is_open:
+                scan.keys.feed(media, payload, sequence=sequence)
+        return lasts
+
+    def _account(self, channel: int, records: Records, numbers: list[int]) -> None:
+        account = self.channels.setdefault(channel, ChannelScan())
+        for number in numbers:
+            mine = records["codec"] == number
+            account.codecs[number] += int(np.count_nonzero(mine))
+            if (mine & records["open"]).any():
+                account.heard.add(number)
+        first, last = int(records["arrival"].min()), int(records["arrival"].max())
+        account.first_ns = first if account.first_ns is None else min(account.first_ns, first)
+        account.last_ns = last if account.last_ns is None else max(account.last_ns, last)
+
+    def _note_holes(
+        self, scan: _LineScan, records: Records, lasts: NDArray[np.int64], timed: NDArray[np.bool_]
+    ) -> None:
+        last = scan.holes.last
+        sequence, media = records["sequence"], records["media"]
+        before = np.concatenate([[last[0] if last else sequence[0] - 1], sequence[:-1]])
+        ends = np.concatenate([[last[1] + last[2] if last else media[0]], media[:-1] + lasts[:-1]])
+        scan.holes.last = (int(sequence[-1]), int(media[-1]), int(lasts[-1]))
+        audio = lasts[timed & (lasts > 0)]
+        scan.usual = int(audio[-1]) if audio.size else scan.usual
+        steps = sequence - before
+        space = media - ends
+        holes = np.flatnonzero((steps > 1) & (steps <= MAX_DROPOUT) & (space > 0))
+        if not holes.size:
+            return
+        lost, space = steps[holes] - 1, space[holes]
+        # what was sent between may have been silence, so no more is lost than the missing packets can have held
+        most = lost * scan.usual if scan.usual else space * lost // (lost + 1)
+        scan.holes.before.append(before[holes])
+        scan.holes.after.append(sequence[holes])
+        scan.holes.media.append(ends[holes])
+        scan.holes.length.append(np.minimum(space, most))
+
+    def _note_part_ends(self, records: Records, lasts: NDArray[np.int64], clocks: NDArray[np.int64]) -> None:
+        # an event's duration says when it began, not how long its packet lasts
+        ends = records["arrival"] + np.minimum(lasts * 10**9 // np.maximum(clocks, 1), 120_000_000)
+        for part in np.unique(records["part"]).tolist():
+            end = int(ends[records["part"] == part].max())
+            self._part_ends[part] = max(self._part_ends.get(part, 0), end)
+
+    def _losses(self, channel: int, timeline: list[Anchor], holes: _Holes) -> list[Missing]:
+        if not timeline or not holes.before:
+            return []
+        before, after = np.concatenate(holes.before), np.concatenate(holes.after)
+        media, length = np.concatenate(holes.media), np.concatenate(holes.length)
+        which = find(timeline, before)
+        same = which == find(timeline, after)
+        found: list[Missing] = []
+        for number in np.unique(which[same]).tolist():
+            anchor = timeline[number]
+            mine = same & (which == number)
+            starts = np.rint(anchor.time_ns(media[mine])).astype(np.int64)
+            ends = np.rint(anchor.time_ns(media[mine] + length[mine])).astype(np.int64)
+            found.extend(
+                Missing(channel, start, end, "loss")
+                for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+                if end > start
+            )
+        return found
+
+
+def audible(codecs: list[Codec], numbers: set[int]) -> list[Codec]:
+    """Those of the codecs that give sound."""
+    return [codecs[number] for number in sorted(numbers) if codecs[number].audible]

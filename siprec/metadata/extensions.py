@@ -23,7 +23,7 @@ _IDS = {
 """Element or header name in lower case to the key in `external_ids`."""
 
 _CALL_DATA = "callData"  # Ribbon: SIP header fields of the call that is recorded
-_BROADWORKS = "broadWorksRecordingMetadata"
+_BROADWORKS = "broadworksrecordingmetadata"
 
 
 def extensions(source: Recording | RSMetadata) -> list[Extension]:
@@ -53,13 +53,14 @@ def external_ids(source: Recording | RSMetadata) -> dict[str, str]:
 
 def _lift(extension: Extension) -> Iterator[tuple[str, str]]:
     for path, value in extension.values:
-        steps = path.partition("@")[0].lower().split("/")
-        if extension.name == _CALL_DATA:
+        element, _, attribute = path.lower().partition("@")
+        steps = element.split("/")
+        if extension.name == _CALL_DATA and not attribute:
             yield f"calldata.{steps[-1]}", value
-        elif _BROADWORKS.lower() in (extension.name.lower(), *steps):
+        elif _BROADWORKS in (extension.name.lower(), *steps) and not attribute:
             yield from _broadworks(steps, value)
         for step in (extension.name.lower(), *steps):
-            if step in _IDS:
+            if step in _IDS and not attribute:
                 yield _IDS[step], _clean(_IDS[step], value)
 
 

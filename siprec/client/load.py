@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import signal
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -74,8 +75,9 @@ class LoadSummary:
 
 def run(options: CallOptions, report: Report) -> int:
     """Make the call or calls of `options`, `report` a line at a time. 0 when all went well, else 1."""
-    if options.codec not in CODECS:
-        report(f"unknown codec {options.codec}: this client can send {', '.join(CODECS)}")
+    wrong = _wrong(options)
+    if wrong is not None:
+        report(wrong)
         return 1
     try:
         return asyncio.run(_run(options, report))
@@ -84,19 +86,33 @@ def run(options: CallOptions, report: Report) -> int:
         return 1
 
 
+def _wrong(options: CallOptions) -> str | None:
+    """What cannot be asked for, as a sentence."""
+    if options.codec not in CODECS:
+        return f"unknown codec {options.codec}: this client can send {', '.join(CODECS)}"
+    if not options.parties:
+        return "a call needs one party at least"
+    try:
+        uuid.UUID(options.session_id or str(uuid.NAMESPACE_URL))
+    except ValueError:
+        return f"the session id is no UUID: {options.session_id}"
+    return None
+
+
 async def _run(options: CallOptions, report: Report) -> int:
     _raise_descriptor_limit()
     async with RecordingClient.towards(options.target, transport=options.transport, local=options.local) as client:
         with _interrupts(client.hang_up):
             if options.calls == 1:
-                return await _one(client, options, report)
+                return 0 if (await one(client, options, report)).ok else 1
             summary = await load(client, options, report)
     for sentence in summary.sentences():
         report(sentence)
     return 0 if summary.ok else 1
 
 
-async def _one(client: RecordingClient, options: CallOptions, report: Report) -> int:
+async def one(client: RecordingClient, options: CallOptions, report: Report) -> CallResult:
+    """A single call, each step reported as it happens."""
     names = " and ".join(party.name for party in options.parties)
     report(f"INVITE {options.target} ({options.transport}): {len(options.parties)} streams, {options.codec}, {names}")
     call = client.begin(options)
@@ -118,7 +134,7 @@ async def _one(client: RecordingClient, options: CallOptions, report: Report) ->
         report(f"BYE answered {result.bye_status} after {result.seconds:.1f} s")
     if result.problem:
         report(result.problem)
-    return 0 if result.ok else 1
+    return result
 
 
 async def load(client: RecordingClient, options: CallOptions, report: Report) -> LoadSummary:
@@ -148,6 +164,8 @@ async def _counted(
 ) -> None:
     try:
         summary.add(await client.call(options, voices=voices))
+    except ListenError as problem:  # out of ports or of files: this call's trouble, not the others'
+        summary.add(CallResult(options.target, problem=str(problem)))
     finally:
         free.release()
 

@@ -127,12 +127,14 @@ class PortPair:
         raise ListenError(f"no free pair of UDP ports on {host}")
 
     def _bind(self, host: str, port: int) -> socket.socket:
-        opened = socket.socket(self._family, socket.SOCK_DGRAM)
-        opened.setblocking(False)
+        opened = None
         try:
+            opened = socket.socket(self._family, socket.SOCK_DGRAM)
+            opened.setblocking(False)
             opened.bind((host, port))
         except OSError as problem:
-            opened.close()
+            if opened is not None:
+                opened.close()
             raise ListenError(f"cannot bind UDP port {port} of {host}: {problem.strerror}") from problem
         return opened
 

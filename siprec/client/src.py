@@ -25,6 +25,7 @@ from siprec.client.options import CallOptions, CallResult, Header, Party
 from siprec.client.scene import Scene
 from siprec.client.tracks import CODECS, tracks
 from siprec.errors import ListenError, SipError
+from siprec.net.address import family_of
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
 from siprec.net.udp import UdpListener, source_address
@@ -115,8 +116,13 @@ class RecordingClient:
         session = uuid.UUID(options.session_id) if options.session_id else uuid.uuid4()
         scene = Scene(self.local, CODECS[options.codec], session=session)
         call = LiveCall(self, options, scene)
-        for party in options.parties:
-            call.streams.append(self.open_stream(scene, options, party, voices=voices))
+        try:
+            for party in options.parties:
+                call.streams.append(self.open_stream(scene, options, party, voices=voices))
+        except ListenError:
+            for stream in call.streams:
+                stream.close()
+            raise
         if options.inactive:
             for channel in scene.channels:
                 channel.direction = "inactive"
@@ -159,12 +165,16 @@ class RecordingClient:
     async def flow_to(self, target: str) -> Flow:
         """The way to the SIP URI `target`; a host name is resolved without blocking the other calls."""
         host, port = _destination(target)
+        if family_of(host) is not None:
+            return Flow(self.transport, (self.local, self.port), (host, port))
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         except OSError as problem:
             raise ListenError(f"{host} has no address: {problem.strerror}") from problem
-        address = next((each[4] for each in found if (":" in str(each[4][0])) == (":" in self.local)), found[0][4])
-        return Flow(self.transport, (self.local, self.port), (str(address[0]), int(address[1])))
+        # each entry ends with the address; take one of the family that we listen on
+        hosts = [str(each[4][0]) for each in found]
+        ours = next((each for each in hosts if (":" in each) == (":" in self.local)), hosts[0])
+        return Flow(self.transport, (self.local, self.port), (ours, port))
 
     def invite(self, call: LiveCall, headers: Sequence[Header], body: bytes, pending: Pending) -> str:
         """Send the INVITE that opens `call`; the transaction's number."""

@@ -2,8 +2,11 @@
 
 import asyncio
 import itertools
+import os
+import resource
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -51,6 +54,26 @@ def metadata(request: Request) -> Recording:
 
 def options(srs: Srs, **changes: object) -> CallOptions:
     return replace(CallOptions(target=srs.target, transport=srs.transport, duration=0.2), **changes)  # type: ignore[arg-type]
+
+
+@contextmanager
+def few_files(left: int) -> Iterator[None]:
+    """So many descriptors can be opened, and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = os.dup(0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 20, hard))
+    held: list[int] = [top]
+    with suppress(OSError):
+        while True:
+            held.append(os.dup(0))
+    for _ in range(left):
+        os.close(held.pop())
+    try:
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # -- a call
@@ -220,6 +243,18 @@ def test_a_foreign_local_address_is_a_listen_error() -> None:
 
     with pytest.raises(ListenError):
         asyncio.run(enter())
+
+
+async def test_ports_are_given_back_when_they_run_out(srs: Srs, client: RecordingClient) -> None:
+    with few_files(3):  # enough for one stream
+        for _ in range(3):
+            with pytest.raises(ListenError, match="Too many open files"):
+                client.begin(options(srs))
+    assert (await client.call(options(srs))).ok
+
+
+async def test_a_host_name_is_looked_up(srs: Srs, client: RecordingClient) -> None:
+    assert (await client.call(options(srs, target=f"sip:localhost:{srs.port}"))).ok
 
 
 def test_towards_takes_the_address_of_the_route() -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
-from siprec import log
+from siprec import clock, log
 from siprec.config import Configuration, Settings
 from siprec.errors import ConfigurationError
 from siprec.media.capture import Capture
@@ -120,10 +120,11 @@ async def start(configuration: Configuration, stack: AsyncExitStack) -> Running:
     pump = Pump(
         endpoint,
         recorder.handle,
+        clock=clock.monotonic,
         on_defect=lambda error, event: logger.error("defect", event_type=type(event).__name__, exc_info=error),
     )
     stack.callback(pump.close)
-    sip_port = await _listen(settings, pump, recorder, stack)
+    sip_port = _listen(settings, pump, recorder, stack)
     stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT)
     banner(configuration, node=node, limits=limits, sip_port=sip_port)
     recorder.salvage()
@@ -135,16 +136,15 @@ async def _stop(recorder: Recorder, timeout: float) -> None:
     log.get().info("stopped", recordings_left_for_next_start=left)
 
 
-async def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: AsyncExitStack) -> int:
-    """UDP and TCP on each SIP_HOST; port 0 takes a free one, the same for all."""
+def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: AsyncExitStack) -> int:
+    """UDP and TCP on each SIP_HOST; port 0 takes a free one, the same for all. Raises ListenError."""
     port = settings.SIP_PORT
     for host in map(str, settings.SIP_HOST):
         udp = UdpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused)
-        port = udp.open()
         stack.callback(udp.close)
+        port = udp.address[1]
         tcp = TcpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused)
-        await tcp.open()
-        stack.push_async_callback(tcp.close)
+        stack.callback(tcp.close)
     return port
 
 

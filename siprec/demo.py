@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from siprec import app
 from siprec.archive.folder import RecordingFolder, find
-from siprec.client.load import place
-from siprec.client.options import CallOptions
+from siprec.client import load
+from siprec.client.options import CallOptions, CallResult
+from siprec.client.src import RecordingClient
 from siprec.config import Configuration
 from siprec.errors import LocalError
 from siprec.store.base import SessionRecord
@@ -34,7 +35,7 @@ async def demo(
             report(f"server   sip:127.0.0.1:{running.sip_port} (udp, tcp), recordings go to {settings.recording_dir}")
             ended = asyncio.get_running_loop().create_future()
             running.recorder.observe_end(lambda record: ended.done() or ended.set_result(record))
-            result = await place(replace(options, target=f"sip:127.0.0.1:{running.sip_port}"), report)
+            result = await _place(replace(options, target=f"sip:127.0.0.1:{running.sip_port}"), report)
             if not result.ok:
                 raise LocalError(result.problem or f"the call was answered {result.status} {result.reason}")
             record: SessionRecord = await asyncio.wait_for(ended, RENDER_SECONDS)
@@ -46,3 +47,8 @@ async def demo(
                 report("serving on; place your own call with `siprec call`, stop with Ctrl-C")
                 await stop.wait()
     return folder
+
+
+async def _place(options: CallOptions, report: Callable[[str], None]) -> CallResult:
+    async with RecordingClient.towards(options.target, transport=options.transport) as client:
+        return await load.one(client, options, report)

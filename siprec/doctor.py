@@ -11,7 +11,6 @@ from siprec import app
 from siprec.config import Settings
 from siprec.errors import SiprecError
 from siprec.media.ports import PortPool, buffered_seconds
-from siprec.media.recvmmsg import TIER
 from siprec.recorder.intake import Ports
 from siprec.recorder.service import free_bytes
 
@@ -80,8 +79,9 @@ def _receive_buffer(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"RTP_BIND_IP: {error}", "fatal")
         return
     seconds = buffered_seconds(pair.receive_buffer)
+    tier = "recvmmsg" if receive.choose(Arena()).__class__ is receive.BatchReceiver else "recvmsg"
     pair.close()
-    text = f"a stalled reader is bridged for {seconds:.1f} s by the kernel's receive buffer; capture tier {TIER}"
+    text = f"a stalled reader is bridged for {seconds:.1f} s by the kernel's receive buffer; capture by {tier}"
     if seconds < BUFFER_SECONDS_WANTED:
         yield Finding(f"{text}: raise it with sysctl -w net.core.rmem_max=1048576", "warning")
     else:

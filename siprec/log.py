@@ -31,9 +31,7 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(
-                fmt="%H:%M:%S.%f" if console else "iso", utc=not console, key="ts"
-            ),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console, key="ts"),
             structlog.processors.format_exc_info,
             _tame,
             _timestamp_for_console if console else _keep,
@@ -54,9 +52,7 @@ def get(**context: Any) -> Logger:
 def tame(text: str, limit: int = FIELD_LIMIT) -> str:
     """`text` with control characters escaped and cut to `limit` characters; safe in a log line or on a terminal."""
     kept = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in kept
-    )
+    return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in kept)
 
 
 def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

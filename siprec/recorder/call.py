@@ -371,7 +371,8 @@ class Call:
     async def _close_capture(self) -> None:
         if self._intake is not None:
             result = await self._intake.finish(self._ended_at or clock.wall_ns())
-            self.log.debug("capture closed", packets=result.packets, bytes=result.bytes)
+            packets = sum(counters.accepted for _, counters in result.counters)
+            self.log.debug("capture closed", packets=packets, octets=result.octets)
 
     async def _save(self) -> None:
         if self._dossier is not None:
@@ -440,7 +441,7 @@ class Call:
         self._note("invite", source=data.source, identity=data.identity)
 
     def _write(self) -> None:
-        refused = self._intake.refused() if self._intake else []
+        refused = self._intake.refused if self._intake else []
         self.dossier.write(describe.manifest(self.record, refused=refused), self.part)
 
     def _note(self, event: str, **details: Any) -> None:

@@ -55,14 +55,8 @@ def finish(path: Path, options: FinishOptions) -> Finished:
         raise ArchiveError(f"{path.name} has no capture any more (CAPTURE_KEEP)")
     manifest = _manifest(folder)
     rendering = render(parts)
-    audio = write_audio(
-        path / "audio",
-        rendering,
-        format=options.audio_format,
-        recording_id=folder.session_id,
-        started_ns=rendering.start_ns,
-    )
-    report = rendering.report()
+    audio = _write(path, rendering, options.audio_format)
+    report = rendering.report
     _fill(manifest, rendering, report)
     evidence = _evidence(parts, report)
     manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
@@ -108,6 +102,20 @@ def _manifest(folder: RecordingFolder) -> Manifest:
         return Manifest(folder.session_id, "ending", last.node, last.fence, source="unknown", call_id="")
 
 
+def _write(path: Path, rendering: Rendering, wanted: AudioFormat) -> Path:
+    law = rendering.native if wanted == "wav-native" else None
+    return write_audio(
+        path / "audio",
+        rendering.blocks(native=law is not None),
+        rate=rendering.rate,
+        channels=rendering.channels,
+        format=wanted,
+        law=law,
+        recording=path.name,
+        start_ns=rendering.start_ns,
+    )
+
+
 def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
     manifest.started_at = timestamp(rendering.start_ns)
     manifest.ended_at = timestamp(rendering.end_ns)
@@ -125,11 +133,7 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
         entry.jitter_ms = round(found.jitter_ms, 3)
         entry.drift_ppm = round(found.drift_ppm, 1)
         manifest.channels.append(entry)
-    manifest.gaps = [
-        GapEntry(each.index, round(gap.start, 6), round(gap.length, 6), gap.cause)
-        for each in report.channels
-        for gap in each.gaps
-    ]
+    manifest.gaps = [GapEntry(gap.channel, round(gap.start, 6), round(gap.length, 6), gap.cause) for gap in report.gaps]
 
 
 def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:

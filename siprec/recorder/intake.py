@@ -24,6 +24,7 @@ class _Line:
     capture: StreamCapture
     pair: PortPair
     plan: PartStream
+    remote: tuple[str, int] | None
 
 
 class Ports:
@@ -66,7 +67,8 @@ class Intake:
         self._networks = networks
         self._now = now
         self._lines: dict[int, _Line] = {}
-        self._counted: dict[int, list[RefusedEntry]] = {}
+        self._removing: set[asyncio.Future[None]] = set()
+        self.refused: list[RefusedEntry] = []
 
     def open(self, channel: Channel, pair: PortPair, at_ns: int) -> None:
         """Start to capture `channel` on `pair`."""
@@ -80,36 +82,45 @@ class Intake:
         )
         plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
         self.part.streams.append(plan)
-        self._lines[channel.index] = _Line(stream, pair, plan)
+        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote)
         self._enter_phase(channel, at_ns)
 
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""
-        self._lines[channel.index].capture.update(remote=channel.remote, payload_types=payload_types(channel))
+        line = self._lines[channel.index]
+        line.capture.update(payload_types=payload_types(channel))
+        if channel.remote != line.remote:  # giving it anew would let the source be learned anew
+            line.capture.update(remote=channel.remote)
+            line.remote = channel.remote
         self._enter_phase(channel, at_ns)
 
     def close(self, channel: Channel, at_ns: int) -> None:
-        """Stop a stream that the session dropped."""
+        """Stop a stream that the session dropped; its ports go back once the capture has let go of them."""
         self._enter_phase(channel, at_ns)
         line = self._lines.pop(channel.index)
-        self._count(channel.index, line)
-        line.capture.remove()
+        removing = asyncio.ensure_future(self._let_go(line))
+        self._removing.add(removing)
+        removing.add_done_callback(self._removing.discard)
+
+    async def _let_go(self, line: _Line) -> None:
+        await asyncio.wrap_future(line.capture.remove())
         self._ports.release(line.pair, self._now())
 
     async def finish(self, at_ns: int) -> CaptureResult:
         """Drain what the kernel still holds, write all, give the ports back. `part` is complete afterwards."""
+        await asyncio.gather(*self._removing)
         result = await asyncio.wrap_future(self._capture.close())
-        for index, line in self._lines.items():
-            self._count(index, line)
+        for line in self._lines.values():
             self._ports.release(line.pair, self._now())
         self._lines.clear()
         self.part.ended_ns = at_ns
         self.part.outages.extend(result.outages)
+        self.refused = [
+            RefusedEntry(channel, reason, source, packets)
+            for channel, counters in result.counters
+            for (reason, source), packets in counters.refused.items()
+        ]
         return result
-
-    def refused(self) -> list[RefusedEntry]:
-        """All packets not written so far, by channel, reason and source."""
-        return [entry for index in sorted(self._counted) for entry in self._counted[index]]
 
     def _enter_phase(self, channel: Channel, at_ns: int) -> None:
         formats = tuple(
@@ -120,11 +131,6 @@ class Intake:
         plan = self._lines[channel.index].plan
         if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (phase.mode, phase.formats):
             plan.phases.append(phase)
-
-    def _count(self, index: int, line: _Line) -> None:
-        refused = line.capture.counters().refused
-        entries = self._counted.setdefault(index, [])
-        entries += [RefusedEntry(index, reason, source, count) for (reason, source), count in refused.items()]
 
 
 def local_address_towards(remote: str) -> str:

@@ -18,8 +18,8 @@ MAX_HEADERS = 256
 MAX_LINE_BYTES = 8 * 1024
 """One header line after unfolding: the longest seen (User-to-User, Identity, Geolocation) stay below 2 kB."""
 
-MAX_VIAS = 32
-"""Hops a request may have passed; Max-Forwards starts at 70, but no trunk has a path this long: it is a loop."""
+MAX_VIAS = 70
+"""Hops a request may have passed: Max-Forwards starts at 70 (RFC 3261 section 8.1.1.6), more is a loop."""
 
 MAX_CONTENT_LENGTH_DIGITS = 10
 """Digits of Content-Length: enough for any number that could matter, too few to be slow to convert."""

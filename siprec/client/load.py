@@ -119,12 +119,10 @@ async def one(client: RecordingClient, options: CallOptions, report: Report) -> 
     await call.answer()
     result = call.result
     if result.answered:
-        taken = sum(stream.accepted for stream in result.streams)
-        report(f"{result.status} {result.reason} in {result.setup_ms:.0f} ms: {taken} of {len(result.streams)} streams")
+        taken = f"{sum(stream.accepted for stream in result.streams)} of {len(result.streams)} streams accepted"
+        report(f"{result.status} {result.reason} in {result.setup_ms:.0f} ms: {taken}")
         await call.run(options.duration)
         await call.bye()
-    elif result.status:
-        report(f"the server refused: {result.status} {result.reason}")
     for stream in result.streams:
         counts = stream.counts
         lost = f", {counts.suppressed} withheld as lost" if counts.suppressed else ""

@@ -112,19 +112,20 @@ class PortPair:
 
     def __init__(self, host: str) -> None:
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        taken: ListenError | None = None
         for _ in range(PORT_ATTEMPTS):
             rtp = self._bind(host, 0)
             self.port: int = rtp.getsockname()[1]
             if self.port % 2 == 0:
                 try:
                     self.rtcp = self._bind(host, self.port + 1)
-                except ListenError:
-                    pass
+                except ListenError as problem:
+                    taken = problem
                 else:
                     self.rtp, self.host = rtp, host
                     return
             rtp.close()
-        raise ListenError(f"no free pair of UDP ports on {host}")
+        raise ListenError(f"no pair of UDP ports is to be had on {host}: {taken}")
 
     def _bind(self, host: str, port: int) -> socket.socket:
         opened = None

@@ -10,6 +10,8 @@ from pathlib import Path
 from siprec import app
 from siprec.config import Settings
 from siprec.errors import SiprecError
+from siprec.media import receive
+from siprec.media.arena import Arena
 from siprec.media.ports import PortPool, buffered_seconds
 from siprec.recorder.intake import Ports
 from siprec.recorder.service import free_bytes
@@ -79,7 +81,7 @@ def _receive_buffer(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"RTP_BIND_IP: {error}", "fatal")
         return
     seconds = buffered_seconds(pair.receive_buffer)
-    tier = "recvmmsg" if receive.choose(Arena()).__class__ is receive.BatchReceiver else "recvmsg"
+    tier = "recvmmsg" if isinstance(receive.choose(Arena(1)), receive.BatchReceiver) else "recvmsg"
     pair.close()
     text = f"a stalled reader is bridged for {seconds:.1f} s by the kernel's receive buffer; capture by {tier}"
     if seconds < BUFFER_SECONDS_WANTED:

@@ -1,0 +1,55 @@
+"""A call of our own client into a real server, and what lies in the folder afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from siprec.client.options import CallOptions, CallResult
+from siprec.client.src import RecordingClient
+from siprec.client.tracks import tracks
+from tests.support.server import Server, serving
+
+
+async def place(server: Server, **options: object) -> CallResult:
+    wanted = CallOptions(**{"target": server.uri, "duration": 2.0, **options})  # type: ignore[arg-type]
+    async with RecordingClient.towards(server.uri, transport=wanted.transport) as client:
+        return await client.call(wanted)
+
+
+def correlation(heard: NDArray[np.float64], sent: NDArray[np.float64]) -> float:
+    """The best normalised correlation of `sent` with `heard`, which may begin up to 100 ms later."""
+
+    def at(shift: int) -> float:
+        part = heard[shift : shift + len(sent)]
+        return float(part @ sent[: len(part)] / np.linalg.norm(part) / np.linalg.norm(sent))
+
+    return max(at(shift) for shift in range(800))
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_two_voices_end_up_on_two_channels(tmp_path: Path, transport: str) -> None:
+    with serving(tmp_path) as server:
+        result = await place(server, transport=transport)
+        assert (result.status, result.bye_status) == (200, 200)
+        server.wait_for("recording ready")
+        (folder,) = server.recordings()
+    manifest = folder.read()
+    assert (manifest.state, manifest.verdict) == ("ended", "ok")
+    assert [each.name for each in manifest.participants] == ["Alice", "Bob"]
+    assert [each.participant for each in manifest.channels] == ["Alice", "Bob"]
+    assert [each.packets for each in manifest.channels] == [each.counts.sent for each in result.streams]
+    audio, rate = soundfile.read(folder.path / "audio.wav", dtype="float64")
+    assert (rate, audio.shape[1]) == (8000, 2)
+    assert abs(len(audio) / rate - result.seconds) < 0.1
+    for channel, track in enumerate(tracks(2.0, codec="PCMU", speakers=2, seed=1)):
+        assert correlation(audio[:, channel], track.frames.ravel().astype(np.float64)) > 0.99
+    assert {each.name for each in manifest.files} == {"audio.wav", "events.jsonl", "metadata/0001.xml"}
+    assert not (folder.path / "parts").exists()
+    events = [json.loads(line)["event"] for line in (folder.path / "events.jsonl").read_text().splitlines()]
+    assert events == ["invite", "metadata", "ack", "ended"]

@@ -1,0 +1,97 @@
+"""A real `siprec serve` in a process of its own, for tests: started on free ports, watched by its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from siprec.archive.folder import RecordingFolder, walk
+
+Line = dict[str, Any]
+
+START_SECONDS = 30.0
+EVENT_SECONDS = 30.0
+
+COMMAND = (sys.executable, "-m", "siprec.cli")
+
+
+class Server:
+    """A running server. `port` is its SIP port, `log` every line so far."""
+
+    def __init__(self, root: Path, **environ: str) -> None:
+        self.root = root
+        self.log: list[Line] = []
+        self._arrived: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        settings = {"SIP_HOST": "127.0.0.1", "SIP_PORT": "0", "RECORDING_DIR": str(root), "LOG_FORMAT": "json"}
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve"],
+            env={**os.environ, **settings, "DISK_RESERVE": "0", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=root,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = int(self.wait_for("listening", seconds=START_SECONDS)["sip"].rpartition(":")[2])
+
+    @property
+    def uri(self) -> str:
+        return f"sip:127.0.0.1:{self.port}"
+
+    def wait_for(
+        self, event: str, *, where: Callable[[Line], bool] = lambda _: True, seconds: float = EVENT_SECONDS
+    ) -> Line:
+        """The next log line of this `event` that satisfies `where`; lines before it are passed over."""
+        while True:
+            try:
+                line = self._arrived.get(timeout=seconds)
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"no {event!r} came; the log was:\n" + "\n".join(map(str, self.log)))
+            if line.get("event") == event and where(line):
+                return line
+
+    def recordings(self) -> list[RecordingFolder]:
+        """All recordings so far, oldest first."""
+        return list(walk(self.root))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = EVENT_SECONDS) -> int:
+        """Signal the server and wait for its end; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                line = {"event": "not json", "text": raw.decode("utf-8", "replace")}
+            self.log.append(line)
+            self._arrived.put(line)
+        self._arrived.put(None)
+
+
+@contextmanager
+def serving(root: Path, **environ: str) -> Iterator[Server]:
+    """A server that is gone when the block ends. No line of its log may be anything but JSON."""
+    server = Server(root, **environ)
+    try:
+        yield server
+        assert [each for each in server.log if each["event"] in {"not json", "defect", "call failed"}] == []
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
+        if server.process.stdout is not None:
+            server.process.stdout.close()

@@ -34,7 +34,7 @@ from siprec.metadata.model import (
     Stream,
     StreamState,
 )
-from siprec.metadata.times import parse_time, stated_or
+from siprec.metadata.times import stated, stated_or
 
 MAX_KNOWN = 4_000
 """Groups, sessions, participants and streams held for one recording session, each: four full documents with
@@ -69,7 +69,7 @@ def apply(state: RSMetadata, update: Recording, *, at_ns: int) -> list[Change]:
     """Merge `update`, received at `at_ns`, into `state`; what changed, in order.
 
     Never raises: what cannot be used is ignored and told as a change `fault` and in `state.faults`. The same
-    document twice changes nothing the second time.
+    document twice changes nothing the second time, unless it contradicts itself.
     """
     merge = _Merge(state, update, at_ns)
     merge.run()
@@ -219,19 +219,21 @@ class _Merge:
     def _interval(self, spans: list[Interval], start: str, end: str) -> Interval:
         """Enter an association in its history, and give the interval it is about.
 
-        A start that is known names that interval; else an interval that lasts is continued; else a new one begins.
-        One that had ended and is told again without an end has begun anew, now.
+        A start within a known interval names that one; else an interval that lasts is continued, from the earlier
+        start; else a new one begins. One that had ended and is told again without an end has begun anew, now.
         """
-        stated = parse_time(start) if start else None
-        span = next((each for each in spans if stated is not None and each.start_ns == stated), None)
+        began = stated(start)
+        span = next((each for each in spans if began is not None and _covers(each, began)), None)
         if span is not None and span.end_ns is not None and not end:
-            span, start = None, ""
+            span, began = None, None
         span = span or next((each for each in reversed(spans) if each.open), None)
-        if span is None and end and not start and spans:
+        if span is None and end and began is None and spans:
             span = spans[-1]  # told again that it ended
         if span is None:
-            span = Interval(stated_or(start, stated_or(end, self.at_ns)))
+            span = Interval(stated_or(end, self.at_ns) if began is None else began)
             _append(spans, span)
+        if began is not None and span.open:
+            span.start_ns = min(span.start_ns, began)
         if end and span.end_ns is None:
             span.end_ns = max(span.start_ns, stated_or(end, self.at_ns))
         return span
@@ -401,6 +403,10 @@ def is_unique_id(text: str) -> bool:
 
 def _life(held: GroupState | SessionState | ParticipantState | StreamState | None) -> Interval | None:
     return Interval(held.span.start_ns, held.span.end_ns) if held is not None else None
+
+
+def _covers(span: Interval, at_ns: int) -> bool:
+    return span.start_ns == at_ns or (span.start_ns < at_ns and (span.end_ns is None or at_ns < span.end_ns))
 
 
 def _absent(person: ParticipantState) -> bool:

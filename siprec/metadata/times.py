@@ -42,7 +42,13 @@ def format_time(at_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ns % _SECOND_NS // 1_000_000:03d}Z"
 
 
+def stated(text: str) -> int | None:
+    """The time `text` states; None when it states none or comes from a clock that was never set."""
+    found = parse_time(text) if text else None
+    return None if found is None or found < CLOCK_SET_NS else found
+
+
 def stated_or(text: str, received_ns: int) -> int:
-    """The time `text` states; `received_ns` when it states none or comes from a clock that was never set."""
-    stated = parse_time(text) if text else None
-    return received_ns if stated is None or stated < CLOCK_SET_NS else stated
+    """The time `text` states, else `received_ns`."""
+    found = stated(text)
+    return received_ns if found is None else found

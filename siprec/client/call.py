@@ -195,6 +195,10 @@ class LiveCall:
         reply = await self.reinvite()
         if reply.ok:
             self.client.sender.add(stream)
+        else:  # a refused re-INVITE changes nothing (RFC 3261 section 14.1)
+            self.streams.remove(stream)
+            self.scene.channels.pop()
+            stream.close()
         return reply
 
     async def remove_stream(self, label: str) -> Reply:
@@ -362,7 +366,10 @@ class LiveCall:
         return True
 
     def _move(self, agreed: Sequence[NegotiatedStream]) -> None:
-        """Point each stream where its m-line says; silence the streams that are held or refused."""
+        """Point each stream where its m-line says; silence the streams that are held or refused. A call whose streams
+        another one has taken over has none to move."""
+        if not self.streams:
+            return
         for stream, channel, line in zip(self.streams, self.scene.channels, agreed, strict=True):
             stream.connect(_remote(line))
             stream.active = line.direction == "sendonly" and stream.remote is not None and self._heard(channel)
@@ -377,10 +384,15 @@ class LiveCall:
     # -- private
 
     async def _direct(self, direction: Direction, labels: Sequence[str]) -> Reply:
-        for channel in self.scene.channels:
-            if channel.port and (not labels or channel.label in labels):
-                channel.direction = direction
-        return await self.reinvite()
+        chosen = [each for each in self.scene.channels if each.port and (not labels or each.label in labels)]
+        before = [channel.direction for channel in chosen]
+        for channel in chosen:
+            channel.direction = direction
+        reply = await self.reinvite()
+        if not reply.ok:
+            for channel, previous in zip(chosen, before, strict=True):
+                channel.direction = previous
+        return reply
 
     async def _request(
         self, method: str, *, headers: Sequence[Header] = (), body: bytes = b"", seconds: float | None = None
@@ -436,7 +448,7 @@ def _remote(line: NegotiatedStream) -> Remote | None:
     """Where the m-line wants its packets; None when it wants none (port 0, c=0.0.0.0)."""
     if not line.accepted or line.remote_address is None:
         return None
-    rtcp_port = line.remote_rtcp[1] if line.remote_rtcp else line.remote_port + 1
+    rtcp_port = line.remote_rtcp[1] if line.remote_rtcp else line.remote_port
     return Remote(line.remote_address, line.remote_port, rtcp_port)
 
 

@@ -204,10 +204,14 @@ class RtpStream:
         self._active = wanted
 
     def connect(self, remote: Remote | None) -> None:
-        """Send to `remote` from now on; None silences the stream."""
+        """Send to `remote` from now on; None silences the stream, and so does an address that we have no way to."""
         if remote is not None and remote != self.remote:
-            self.ports.rtp.connect((remote.host, remote.port))
-            self.ports.rtcp.connect((remote.host, remote.rtcp_port))
+            try:
+                self.ports.rtp.connect((remote.host, remote.port))
+                self.ports.rtcp.connect((remote.host, remote.rtcp_port))
+            except OSError:  # another family, a broadcast address: what the answer names is the server's word
+                self.counts.failed += 1
+                remote = None
         self.remote = remote
 
     def change_source(self) -> None:

@@ -39,6 +39,7 @@ class Srs:
         self.ready = True
         self.describes = True
         self.refuse_bye = False
+        self.refuse_changes = False
         self.sinks: list[PortPair] = []
         self.offers: list[SessionDescription] = []
         self.received: list[Request] = []
@@ -157,6 +158,9 @@ class Srs:
             self._respond(event, 200)
 
     def _on_invite(self, event: RequestReceived) -> None:
+        if event.dialog is not None and self.refuse_changes:
+            self._respond(event, 488)
+            return
         self._take_offer(event.request)
         if event.dialog is None and not self.answers:
             self._unanswered.append(event)

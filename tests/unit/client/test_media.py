@@ -276,6 +276,16 @@ async def test_a_refusing_host_is_counted_and_survived(sender: Sender) -> None:
     stream.close()
 
 
+@pytest.mark.parametrize("remote", [Remote("::1", 9, 9), Remote("255.255.255.255", 9, 9)])
+def test_an_address_without_a_way_silences_the_stream(remote: Remote) -> None:
+    stream = make()
+    stream.connect(remote)
+    stream.active = True
+    assert stream.frame(0.0, 0.0) == []
+    assert stream.counts.failed == 1
+    stream.close()
+
+
 # -- RTCP
 
 

@@ -301,6 +301,18 @@ async def test_a_third_party_joins_and_leaves(srs: Srs, client: RecordingClient)
     assert [stream.name for stream in result.streams] == ["Alice", "Bob", "Carol"]
 
 
+async def test_a_refused_change_changes_nothing(srs: Srs, client: RecordingClient) -> None:
+    call = await client.start(options(srs, duration=5.0))
+    srs.refuse_changes = True
+    assert (await call.hold()).status == 488
+    assert (await call.add_stream(PARTIES[2])).status == 488
+    assert all(stream.active for stream in call.streams)
+    srs.refuse_changes = False
+    assert (await call.reinvite()).ok
+    assert [line.direction for line in srs.offers[-1].media] == ["sendonly", "sendonly"]
+    assert (await call.bye()).ok
+
+
 async def test_update_carries_metadata_only(srs: Srs, client: RecordingClient) -> None:
     call = await client.start(options(srs))
     assert (await call.update()).status == 200
@@ -334,6 +346,7 @@ async def test_failover_goes_on_with_the_same_streams(srs: Srs, client: Recordin
     before = await srs.until_packets(0, 3)
     async with Srs() as other:
         taken = client.take_over(call, options(other), replaces=True)
+        assert (await srs.request("INVITE")).status == 200  # the old dialog lives on, without media of its own
         call.abandon()
         await taken.answer()
         assert taken.result.answered

@@ -72,7 +72,8 @@ REASONS = {
 # Parameters of the topmost Via that are ours to write: whatever the sender put there is replaced. A quoted
 # value is skipped whole, so that nothing in it is taken for a parameter or for the next Via.
 _OURS = re.compile(r";[ \t]*(?:received|rport)[ \t]*(?:=[ \t]*[^;,\" \t]*)?(?=[ \t]*(?:[;,]|$))", re.IGNORECASE)
-_TOPMOST = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")*+', re.DOTALL)
+# Empty elements before it count for nothing (7.3.1).
+_TOPMOST = re.compile(r'[ \t,]*+(?:[^,"]|"(?:[^"\\]|\\.)*")*+', re.DOTALL)
 
 
 def server_key(request: Request) -> tuple[str, ...]:

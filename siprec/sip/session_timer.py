@@ -83,10 +83,10 @@ def negotiate(request: Request, *, minimum: int = MIN_INTERVAL) -> Negotiated:
     if interval < MIN_INTERVAL:
         return _NONE  # a proxy's wish: it may neither be refused (the UAC does not know 422) nor be granted
     chosen: Refresher = (refresher or "uac") if knows else "uas"
-    headers = (("Session-Expires", f"{interval};refresher={chosen}"),)
+    headers = [("Session-Expires", f"{interval};refresher={chosen}")]
     if knows:
-        headers += (("Require", "timer"),)
-    return Negotiated(200, headers, interval, chosen)
+        headers.append(("Require", "timer"))
+    return Negotiated(200, tuple(headers), interval, chosen)
 
 
 def accepted(response: Response, *, now: float) -> SessionTimer | None:

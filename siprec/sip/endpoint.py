@@ -123,6 +123,10 @@ class Endpoint:
         outgoing, self._core.outgoing[:] = list(self._core.outgoing), []
         return outgoing
 
+    def running(self) -> int:
+        """Transactions in the tables, finished ones that linger included; for metrics and limits."""
+        return len(self._uas.transactions) + len(self._uac.transactions)
+
     # --- called by the user: as server ---------------------------------------------------------------------
 
     def respond(

@@ -18,8 +18,10 @@ class Timings:
     t4: float = 5.0
     # Timer D is "at least 32 s", whatever T1 is: the other side's T1 is not known (17.1.1.2).
     wait_d: float = 32.0
-    # How long an INVITE may go unanswered by the user, or ring at the peer: timer C (16.6 step 11, > 3 min).
+    # How long an INVITE of ours may ring: timer C of proxies, over 3 minutes (16.6 step 11).
     ring: float = 181.0
+    # How long our user may leave an INVITE unanswered: less, so that the 500 comes before anybody's timer C.
+    answer: float = 170.0
 
     @property
     def transaction(self) -> float:

@@ -251,6 +251,10 @@ def _ring(timings: Timings) -> float:
     return timings.ring
 
 
+def _answer(timings: Timings) -> float:
+    return timings.answer
+
+
 def _wait_d(timings: Timings) -> float:
     return timings.wait_d
 
@@ -271,7 +275,7 @@ DURATIONS: Mapping[Input, Duration] = MappingProxyType(
         Input.TIMER_K: Duration(_t4, _at_once),
         Input.TIMER_L: Duration(_transaction, _transaction),
         Input.TIMER_M: Duration(_transaction, _transaction),
-        Input.TIMER_ANSWER: Duration(_ring, _ring),
+        Input.TIMER_ANSWER: Duration(_answer, _answer),
         Input.TIMER_REPLY: Duration(_transaction, _transaction),
     }
 )

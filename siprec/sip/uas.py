@@ -423,6 +423,8 @@ class UserAgentServer:
         record = transaction.record
         if record is not None:
             self._refresh(record, transaction, request)
+            if transaction.method in _REFRESHING and reply.contact:
+                record.dialog.contact = reply.contact
         self._send(transaction, Input.SEND_2XX, self._lines(transaction, reply, request, record), reply, now)
         self._finish(transaction)
         if record is not None and transaction.method == "BYE":
@@ -452,8 +454,9 @@ class UserAgentServer:
         identity = self._core.identity
         lines = list(transaction.echo)
         contact = reply.contact
-        if record is not None and transaction.method in _REFRESHING:
+        if transaction.method == "INVITE" and record is not None:
             lines += [("Record-Route", value) for value in request.headers.all("Record-Route")]
+        if transaction.method in _REFRESHING and record is not None:
             contact = record.dialog.contact
         if contact:
             lines.append(("Contact", contact))

@@ -50,7 +50,7 @@ class Side:
         self.local = local
         self.events: list[Event] = []
         self.received: list[Message] = []
-        self.on_request: Callable[[Side, RequestReceived], None] | None = None
+        self.on_request: Callable[[Side, RequestReceived], object] | None = None
 
     def events_of(self, kind: type[EventT]) -> list[EventT]:
         return [event for event in self.events if isinstance(event, kind)]

@@ -250,7 +250,7 @@ def test_an_invite_that_the_user_leaves_unanswered_comes_to_notice() -> None:
     bench = Bench(INVITE_SERVER, UDP)
     bench.start()
     bench.run()
-    assert bench.times("user silent") == [181]
+    assert bench.times("user silent") == [170]
 
 
 # --- the heap ----------------------------------------------------------------------------------------------

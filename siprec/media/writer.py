@@ -10,6 +10,7 @@ costs nothing, and one that is so for long costs packets in the kernel, which ar
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ctypes
 import os
 import threading
@@ -143,6 +144,8 @@ class CaptureFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, FILE_MODE)
         try:
+            # For as long as it is open: tells a later process that this part is still being written.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             header = pcap.write_header()
             if os.write(descriptor, header) != len(header):
                 raise OSError(28, "short write")

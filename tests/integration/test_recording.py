@@ -10,16 +10,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from siprec.client.options import CallOptions, CallResult
-from siprec.client.src import RecordingClient
 from siprec.client.tracks import tracks
-from tests.support.server import Server, serving
-
-
-async def place(server: Server, **options: object) -> CallResult:
-    wanted = CallOptions(**{"target": server.uri, "duration": 2.0, **options})  # type: ignore[arg-type]
-    async with RecordingClient.towards(server.uri, transport=wanted.transport) as client:
-        return await client.call(wanted)
+from tests.support.calls import place
+from tests.support.server import serving
 
 
 def correlation(heard: NDArray[np.float64], sent: NDArray[np.float64]) -> float:

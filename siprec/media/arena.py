@@ -38,7 +38,8 @@ class Arena:
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.slots = slots
-        self._memory = mmap.mmap(-1, slots * STRIDE)  # page-aligned, and untouched pages cost nothing
+        # page-aligned, untouched pages cost nothing; private, for only then the kernel gives huge pages
+        self._memory = mmap.mmap(-1, slots * STRIDE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.flat: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)

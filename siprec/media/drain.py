@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -40,7 +40,7 @@ MAX_CLOCK_STEPS = 1000
 """Steps remembered; a clock that steps more often is beyond help, and the first steps are the ones that count."""
 
 _SO_MEMINFO = 55  # asm-generic/socket.h; nine 32-bit numbers, the last is drops (linux/sock_diag.h)
-_MEMINFO = struct.Struct("=9I")
+_MEMINFO = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class Drain:
         stream.source.remote = origin(remote)
         self.table.follow(stream)
         stream.drops_seen_ns = clock.wall_ns()
-        stream.drops_base = _drops(stream.pair.rtp)
+        stream.drops = _drops(stream.pair.rtp)
         session.streams.append(stream)
         self._plans.clear()
 
@@ -244,7 +244,7 @@ class Drain:
         self._writer.close(session.file, lambda: resolve(session.closed, _result(session)))
 
     def _end(self, session: Session, stream: Stream) -> None:
-        self._look_for_drops(stream, clock.wall_ns())
+        self._note_drops(stream, _drops(stream.pair.rtp), clock.wall_ns())
         stream.source.forget()
         stream.final = self.table.counters(stream)
         session.ended.append((stream.channel, stream.final))
@@ -307,17 +307,21 @@ class Drain:
         for stream in self.table.streams[phase :: self._phases]:
             if stream is None:
                 continue
-            self._look_for_drops(stream, now_ns)
+            if (drops := _drops(stream.pair.rtp)) == stream.drops:
+                stream.drops_seen_ns = now_ns
+            else:
+                self._note_drops(stream, drops, now_ns)
             if stream.old_types_until is not None and now >= stream.old_types_until:
                 stream.old_types_until = None
                 self.table.set_payload_types(stream, stream.new_types)
         if phase == 0:
             self._note_clock()
 
-    def _look_for_drops(self, stream: Stream, now_ns: int) -> None:
-        drops = (_drops(stream.pair.rtp) - stream.drops_base) & 0xFFFFFFFF
-        if lost := drops - stream.kernel_drops:
-            stream.kernel_drops = drops
+    def _note_drops(self, stream: Stream, drops: int, now_ns: int) -> None:
+        """The kernel's counter stands at `drops`; it wraps at 32 bits and is never reset."""
+        if lost := (drops - stream.drops) & 0xFFFFFFFF:
+            stream.drops = drops
+            stream.kernel_drops += lost
             self.kernel_drops += lost
             held_back = stream.drops_seen_ns <= self._held_back_until_ns
             cause: Literal["disk", "backlog", "kernel_drop"]
@@ -403,8 +407,8 @@ def _connect(stream: Stream) -> None:
 def _drops(sock: socket.socket) -> int:
     """Datagrams the kernel has dropped at this socket; 0 where it does not tell."""
     try:
-        return int(_MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[8])
-    except (OSError, struct.error):
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO)[32:], sys.byteorder)
+    except OSError:
         return 0
 
 

@@ -125,8 +125,10 @@ class BatchReceiver:
         for handle in islice(handles, begin, begin + GROUP_SOCKETS):
             asked = min(slots - used, MAX_VLEN)
             got = recvmmsg(handle, base + used * 64, asked, flags, None)
-            if got < 0 or got == asked:
+            if got == asked or (got < 0 and ctypes.get_errno() not in _AGAIN):
                 got = self._go_on(handle, used, got)
+            elif got < 0:
+                got = 0
             counts.append(got)
             used += got
             if used == slots:

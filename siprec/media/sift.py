@@ -20,6 +20,10 @@ from siprec.rtp import packets
 MIN_RTCP = 8
 """Bytes of the smallest RTCP packet worth keeping: header and SSRC (RFC 3550 section 6.4.2)."""
 
+EASY_ROUNDS = 3
+"""Times that the first doubtful packet of each stream is judged and all others compared anew: after the first
+or the second packet a source is usually settled, and the rest of a new call's packets need no judging."""
+
 _REASONS = (*Reason,)
 _CODE = {reason: code for code, reason in enumerate(_REASONS, 1)}
 
@@ -63,7 +67,7 @@ class Sieve:
             good = np.where(rtcp, view.rtcp_good(), good)
         extras: Extras = []
         if not good.all():
-            extras = self._odd(view, rtcp, np.flatnonzero(~good), now)
+            extras = self._odd(view, rtcp, good, now)
         writing = table.writing[stream]
         if not writing.all():
             np.add.at(table.paused, stream[good & ~writing & ~rtcp], 1)
@@ -86,15 +90,31 @@ class Sieve:
         np.add.at(table.accepted, stream, 1)
         np.add.at(table.octets, stream, view.length[rows])
 
-    def _odd(self, view: _View, rtcp: NDArray[np.bool_], rows: NDArray[np.int64], now: float) -> Extras:
-        """Refuse what is plainly wrong, judge the rest in order."""
+    def _odd(self, view: _View, rtcp: NDArray[np.bool_], good: NDArray[np.bool_], now: float) -> Extras:
+        """Refuse what is plainly wrong, judge the rest in order; what thereby becomes plainly right is set in `good`."""
+        rows = np.flatnonzero(~good)
         codes = view.refusals(rows, rtcp[rows])
         refused = rows[codes > 0]
         if refused.size:
             keys = (view.stream[refused], codes[codes > 0], view.high[refused], view.low[refused])
             self._refuse(Counter(zip(*(key.tolist() for key in keys), strict=True)))
         extras: Extras = []
-        for row in rows[codes == 0].tolist():
+        rows = rows[codes == 0]
+        for _ in range(EASY_ROUNDS):
+            if not rows.size:
+                return extras
+            first = np.unique(view.stream[rows], return_index=True)[1]
+            extras += self._judge(view, rows[first], now)
+            rows = np.delete(rows, first)
+            view.look_again()
+            easy = view.rtp_good()[rows]
+            good[rows[easy]] = True
+            rows = rows[~easy]
+        return extras + self._judge(view, rows, now)
+
+    def _judge(self, view: _View, rows: NDArray[np.int64], now: float) -> Extras:
+        extras: Extras = []
+        for row in rows.tolist():
             stream = self._table.streams[int(view.stream[row])]
             assert stream is not None
             extras += self.take(stream, stream.source.judge(view.arrival(row)), now=now)
@@ -139,11 +159,16 @@ class _View:
         self.heads = np.ascontiguousarray(arena.rows[:count, HEADROOM : HEADROOM + packets.FIXED_HEADER])
         self.packets = packets.parse_heads(self.heads, arena.flat, offset, self.length)
         self.truncated = arena.truncated[:count]
-        self.same_address = (self.low == table.low[stream]) & (self.high == table.high[stream])
-        self.same_port = self.port == table.port[stream]
         self.negotiated = table.payload_types[stream, self.packets.payload_type]
         self._arena = arena
         self._table = table
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Compare with the table as it is now."""
+        table, stream = self._table, self.stream
+        self.same_address = (self.low == table.low[stream]) & (self.high == table.high[stream])
+        self.same_port = self.port == table.port[stream]
 
     def rtp_good(self) -> NDArray[np.bool_]:
         """From the locked source, with the current SSRC and a negotiated payload type."""

@@ -57,8 +57,8 @@ class Liveness:
 class Stream:
     """One stream as the drain knows it. `index` is its row; -1 before it has one and once it has ended.
 
-    `kernel_drops` counts from when the socket was added, when its counter stood at `drops_base`; it was last
-    looked at at `drops_seen_ns`. Until `old_types_until` payload types besides `new_types` are accepted.
+    `drops` is the kernel's own counter as seen at `drops_seen_ns`; `kernel_drops` counts from when the socket was
+    added. Until `old_types_until` payload types besides `new_types` are accepted.
     """
 
     channel: int
@@ -69,7 +69,7 @@ class Stream:
     index: int = -1
     connected: bool = False
     kernel_drops: int = 0
-    drops_base: int = 0
+    drops: int = 0
     drops_seen_ns: int = 0
     new_types: frozenset[int] = frozenset()
     old_types_until: float | None = None

@@ -44,9 +44,17 @@ def problem(chosen: AudioFormat, *, rate: int, channels: int) -> str | None:
 
 
 def write_audio(
-    path: Path, blocks: Blocks, *, rate: int, channels: int, format: AudioFormat, law: str | None = None,
-    recording: str = "", start_ns: int | None = None, fallback: bool = True,
-) -> Path:  # fmt: skip
+    path: Path,
+    blocks: Blocks,
+    *,
+    rate: int,
+    channels: int,
+    format: AudioFormat,  # noqa: A002  (as the setting is called)
+    law: str | None = None,
+    recording: str = "",
+    start_ns: int | None = None,
+    fallback: bool = True,
+) -> Path:
     """Writes `blocks` beside `path` and gives them its name when they are safe on disk.
 
     `path` is taken without regard to its suffix; the path written is returned. `blocks` are (n, channels) int16

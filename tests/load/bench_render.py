@@ -58,7 +58,7 @@ def main(rounds: int) -> None:
                 "required_ms": 100,
                 "aim_ms": 30,
             }
-        )  # fmt: skip
+        )
     )
 
 

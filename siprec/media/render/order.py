@@ -24,14 +24,21 @@ MAX_MISORDER = 1000
 """A step back of more than this is a sender that started anew (RFC 3550 appendix A.1 says 100, for networks; the
 clocks of two recorders may differ by a second)."""
 
+FAR_BACK = 100
+"""With a timestamp that goes on, a step back of more than this is a new start (MAX_MISORDER of appendix A.1)."""
+
 RESTART = 1 << 20
 """Added to extended sequence numbers at a new start, so that they stay unique: no 16-bit step reaches so far."""
 
 RESTART_TICKS = 8000
-"""A lower sequence number with a timestamp that much higher is no late packet, but a new start."""
+"""With a timestamp that much higher, any step back is a new start; up to there it may be an event packet, whose
+timestamp is that of its beginning."""
 
 RECENT = 4096
 """Numbers remembered to know a duplicate that comes after its stretch was passed on."""
+
+LOWEST = -(2**62)
+"""Below any extended sequence number; those may be negative, when the first packet to arrive was not the first."""
 
 MAX_LINES = 1000
 """SSRCs of one channel; a peer that changes it more often is not recorded further."""
@@ -49,7 +56,7 @@ class Line:
     reordered: int = 0
     held: Records = field(default_factory=lambda: np.empty(0, RECORD))
     last_arrived: tuple[int, int] | None = None  # extended sequence number and timestamp of the last to arrive
-    highest: int = -1
+    highest: int = LOWEST
     tops: dict[int, int] = field(default_factory=dict)  # highest sequence number by part
     released_top: int | None = None
     last_media: int | None = None
@@ -79,9 +86,12 @@ class Line:
         steps = np.diff(extended, prepend=extended[0] if last is None else last)
         if (steps < 0).any():
             before = np.uint32(ticks[0] if self.last_arrived is None else self.last_arrived[1])
-            ahead = np.diff(ticks, prepend=before).view(np.int32) > RESTART_TICKS
-            for index in np.flatnonzero((steps < -MAX_MISORDER) | ((steps < 0) & ahead)).tolist():
-                top = max(self.highest, int(extended[:index].max()) if index else -1)
+            ahead = np.diff(ticks, prepend=before).view(np.int32)
+            anew = (
+                (steps < -MAX_MISORDER) | ((steps < -FAR_BACK) & (ahead > 0)) | ((steps < 0) & (ahead > RESTART_TICKS))
+            )
+            for index in np.flatnonzero(anew).tolist():
+                top = max(self.highest, int(extended[:index].max()) if index else LOWEST)
                 extended[index:] += top + RESTART - int(extended[index])
         table["sequence"] = extended
         self.highest = max(self.highest, int(extended.max()))
@@ -94,7 +104,7 @@ class Line:
             mine = table["part"] == part if len(parts) > 1 else slice(None)
             sequence = table["sequence"][mine]
             top = np.maximum.accumulate(sequence)
-            top = np.maximum(top, self.tops.get(part, -1))
+            top = np.maximum(top, self.tops.get(part, LOWEST))
             table["late"][mine] = sequence < top
             self.tops[part] = int(top[-1])
 
@@ -103,7 +113,7 @@ class Line:
         if (np.diff(sequence) > 0).all():
             return table
         table = table[np.argsort(sequence, kind="stable")]
-        again = np.diff(table["sequence"], prepend=-1) == 0
+        again = np.diff(table["sequence"], prepend=table["sequence"][0] - 1) == 0
         if not again.any():
             return table
         copies = np.sort(table["sequence"] * (1 << 16) + table["part"])
@@ -117,11 +127,12 @@ class Line:
         if not table.size:
             return table
         sequence = table["sequence"]
-        steps = np.diff(sequence, prepend=sequence[0] - 1 if self.released_top is None else self.released_top)
+        top = int(sequence[0]) - 1 if self.released_top is None else self.released_top
+        steps = np.diff(sequence[sequence > top], prepend=top)
         self.lost += int((steps[(steps > 1) & (steps <= MAX_DROPOUT)] - 1).sum())
         self.packets += table.size
         self.reordered += int(np.count_nonzero(table["late"]))
-        self.released_top = max(int(sequence[-1]), self.released_top or 0)
+        self.released_top = max(int(sequence[-1]), top)
         self.recent = np.concatenate([self.recent, sequence])[-RECENT:]
         media = unwrap32(table["media"].astype(np.uint32), last=self.last_media)
         table["media"] = media
@@ -134,7 +145,7 @@ class Line:
         known = behind & np.isin(table["sequence"], self.recent)
         self.duplicate += int(np.count_nonzero(known))
         found = np.count_nonzero(behind & ~known)
-        self.lost -= int(found)
+        self.lost = max(self.lost - int(found), 0)  # those from before the first packet were never thought lost
         return table[~known]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from siprec.media.render.clock import StepUndo
 from siprec.media.render.decode import Buffers, packets, ticks
 from siprec.media.render.gaps import Missing, Span
-from siprec.media.render.order import Line, Order, Ordered, ordered
+from siprec.media.render.order import LOWEST, Line, Order, Ordered, ordered
 from siprec.media.render.source import Records, Source
 from siprec.media.render.timeline import MAX_PIECES, Anchor, LineTimeline, anchors, find
 from siprec.rtp.codecs import Codec
@@ -145,9 +145,15 @@ class Scan:
             else:
                 lasts[mine] = ticks(records[mine], buffers, codec)
         self._account(line.channel, records, numbers)
+        self._note_part_ends(records, lasts, clocks)
+        # what comes behind the horizon is placed, but tells nothing: the line has been measured past it
+        fresh = records["sequence"] > (scan.holes.last[0] if scan.holes.last else LOWEST)
+        if not fresh.all():
+            records, lasts, clocks, timed = records[fresh], lasts[fresh], clocks[fresh], timed[fresh]
+        if not records.size:
+            return
         self._note_times(scan.timeline, records[timed], self._clocks(scan, numbers, clocks[timed]))
         self._note_holes(scan, records, lasts, timed)
-        self._note_part_ends(records, lasts, clocks)
 
     def _clocks(self, scan: _LineScan, numbers: list[int], clocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Comfort noise counts by the clock of the audio around it, whatever its own rtpmap says."""

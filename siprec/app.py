@@ -34,6 +34,7 @@ from siprec.recorder.service import Limits, Recorder, free_bytes, observers
 from siprec.session import bodies
 from siprec.session.admission import RecordingSource
 from siprec.sip.endpoint import Endpoint
+from siprec.sip.timers import Timings
 from siprec.store.memory import InMemorySessionStore
 
 DESCRIPTORS_SPARE = 200
@@ -88,8 +89,8 @@ def stop_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(each)
 
 
-async def start(configuration: Configuration, stack: AsyncExitStack) -> Running:
-    """Build and start all parts; `stack` stops them, last started first."""
+async def start(configuration: Configuration, stack: AsyncExitStack, *, timings: Timings | None = None) -> Running:
+    """Build and start all parts; `stack` stops them, last started first. `timings`: other SIP timers than the RFC's."""
     settings = configuration.settings
     descriptors = raise_descriptor_limit()
     node = node_id(settings)
@@ -100,8 +101,9 @@ async def start(configuration: Configuration, stack: AsyncExitStack) -> Running:
     capture = Capture(backlog_bytes=settings.RTP_BACKLOG)
     capture.start()
     stack.callback(capture.stop)
-    endpoint = Endpoint(token=lambda: secrets.token_hex(10), accept=bodies.ACCEPT)
+    endpoint = Endpoint(token=lambda: secrets.token_hex(10), accept=bodies.ACCEPT, timings=timings)
     ports = Ports(port_pools(settings))
+    stack.callback(ports.close)
     facilities = Facilities(
         policy=policy(settings, node),
         endpoint=endpoint,

@@ -46,6 +46,10 @@ class Ports:
         version = ipaddress.ip_address(pair.address).version
         self._pools[version].release(pair, now)
 
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
 
 class Intake:
     """Opens, moves and closes the streams of one session, and keeps `part` true to what it did."""

@@ -135,7 +135,8 @@ async def start(configuration: Configuration, stack: AsyncExitStack, *, timings:
 
 async def _stop(recorder: Recorder, timeout: float) -> None:
     left = await recorder.stop(timeout)
-    log.get().info("stopped", recordings_left_for_next_start=left)
+    tasks = len(asyncio.all_tasks()) - 1  # without this one
+    log.get().info("stopped", recordings_left_for_next_start=left, tasks_left=tasks)
 
 
 def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: AsyncExitStack) -> int:

@@ -63,7 +63,9 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
 
 def _limits(settings: Settings) -> Iterator[Finding]:
     try:
-        limits = app.limits_of(settings, Ports(app.port_pools(settings)), app.raise_descriptor_limit())
+        ports = Ports(app.port_pools(settings))
+        ports.close()
+        limits = app.limits_of(settings, ports, app.raise_descriptor_limit())
     except SiprecError as error:
         yield Finding(str(error), "fatal")
     else:
@@ -76,6 +78,7 @@ def _receive_buffer(settings: Settings) -> Iterator[Finding]:
     address = str(settings.rtp_addresses[0])
     try:
         pool = PortPool(address, settings.RTP_PORT_MIN, settings.RTP_PORT_MAX)
+        pool.close()
         pair = pool.acquire(0.0)
     except SiprecError as error:
         yield Finding(f"RTP_BIND_IP: {error}", "fatal")

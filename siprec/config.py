@@ -315,3 +315,34 @@ def _not_built(settings: Settings, origins: Mapping[str, str]) -> list[str]:
         elif settings.REDIS_URL is not None and kind != "redis":
             warnings.append(f"REDIS_URL is set but REDUNDANCY_STORAGE_TYPE is {kind}: Redis is not used")
     return warnings
+
+
+# ---------------------------------------------------------------------- for README.md and .env.example
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table."""
+    rows = [
+        f"| `{name}` | {_default(field.default)} | {str(field.description).replace('|', chr(92) + '|')} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def example_file() -> str:
+    """A `.env` with each setting at its default, commented out."""
+    lines = ["# Copy to .env and uncomment what you change. `siprec check` shows what is in effect."]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else _written(field.default)
+        lines += ["", f"# {field.description}", f"#{name}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: Any) -> str:
+    if value == PRIVATE_NETWORKS:
+        return "loopback and private networks"
+    return f"`{_written(value)}`" if value not in (None, "") else "unset"
+
+
+if __name__ == "__main__":
+    print(settings_table(), end="")

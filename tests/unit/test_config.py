@@ -114,3 +114,25 @@ def test_shown_values_can_be_read_back() -> None:
     assert read(**config.shown(values)).settings == values.model_copy(
         update={"RECORDING_DIR": values.recording_dir, "STATE_DIR": values.state_dir}
     )
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readme_lists_every_setting_as_it_is() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("tested against it -->\n")[2].partition("<!-- /settings -->")[0]
+    assert table == config.settings_table(), "python -m siprec.config prints the table"
+
+
+def test_the_example_file_is_the_defaults() -> None:
+    example = (ROOT / ".env.example").read_text()
+    assert example == config.example_file()
+
+
+def test_the_example_file_uncommented_changes_nothing(tmp_path: Path) -> None:
+    lines = [
+        line.removeprefix("#") for line in config.example_file().splitlines() if line.startswith("#") and "=" in line
+    ]
+    (tmp_path / ".env").write_text("\n".join(line for line in lines if not line.startswith(" ")))
+    assert config.read({}, tmp_path / ".env").settings == read().settings

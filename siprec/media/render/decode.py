@@ -27,6 +27,10 @@ OPUS_RUN_IN = 5
 """Packets decoded again in front of each group and thrown away: an Opus decoder has converged after 80 ms
 (RFC 7845 section 4.6)."""
 
+LOOK_UP = 32_768
+"""Octets looked up at a time: numpy makes eight bytes of each on the way, which then stay in the processor's cache
+(a whole stretch at once costs twice the time, most of it for memory never used before)."""
+
 _LARGEST_OGG_PACKET = 65_025  # one page's worth; a UDP datagram may be longer by a little, an Opus packet is not
 
 Buffers = dict[int, NDArray[np.uint8]]
@@ -90,13 +94,17 @@ class Decoder(Protocol):
 
 
 class LawDecoder:
-    """G.711: one table look-up for all."""
+    """G.711: a table look-up."""
 
     def __init__(self, law: str) -> None:
         self._table = LAW[law]
 
     def decode(self, records: Records, buffers: Buffers) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-        return self._table.take(payloads(records, buffers)).reshape(-1), records["length"].astype(np.int64)
+        octets = payloads(records, buffers).reshape(-1)
+        samples = np.empty(octets.size, np.int16)
+        for at in range(0, octets.size, LOOK_UP):
+            self._table.take(octets[at : at + LOOK_UP], out=samples[at : at + LOOK_UP], mode="clip")
+        return samples, records["length"].astype(np.int64)
 
 
 class RawDecoder:

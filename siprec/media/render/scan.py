@@ -13,7 +13,7 @@ from siprec.media.render.clock import StepUndo
 from siprec.media.render.decode import Buffers, packets, ticks
 from siprec.media.render.gaps import Missing, Span
 from siprec.media.render.order import LOWEST, Line, Order, Ordered, ordered
-from siprec.media.render.source import Records, Source
+from siprec.media.render.source import FOREVER, Records, Source
 from siprec.media.render.timeline import MAX_PIECES, Anchor, LineTimeline, anchors, find
 from siprec.rtp.codecs import Codec
 from siprec.rtp.dtmf import Collector, duration
@@ -239,14 +239,19 @@ class Scan:
         for number in np.unique(which[same]).tolist():
             anchor = timeline[number]
             mine = same & (which == number)
-            starts = np.rint(anchor.time_ns(media[mine])).astype(np.int64)
-            ends = np.rint(anchor.time_ns(media[mine] + length[mine])).astype(np.int64)
+            starts = _whole_ns(anchor.time_ns(media[mine]))
+            ends = _whole_ns(anchor.time_ns(media[mine] + length[mine]))
             found.extend(
                 Missing(channel, start, end, "loss")
                 for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
                 if end > start
             )
         return found
+
+
+def _whole_ns(times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rounded; what a wild counter puts beyond all time is brought back to its edge."""
+    return np.rint(np.clip(times, -FOREVER, FOREVER)).astype(np.int64)
 
 
 def audible(codecs: list[Codec], numbers: set[int]) -> list[Codec]:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from siprec.media.part import PayloadFormat
 from siprec.media.render import Rendering, render
+from siprec.media.render.report import MAX_PEAKS
+from siprec.media.render.source import MAX_CHANNELS
 from siprec.rtp.codecs import LAW
 from tests.support.captures import (
     EVENTS,
@@ -314,3 +316,34 @@ def test_packets_before_the_start_and_after_the_end_are_cut(tmp_path: Path) -> N
     sent = Sender(clock=-SECOND).send(payloads(codes))
     rendering = rendered(tmp_path, sent, Folder(end=5 * SECOND))
     assert (audio(rendering)[:, 0] == MU[codes[8000:48_000]]).all()
+
+
+@pytest.mark.parametrize(("index", "channels"), [(MAX_CHANNELS - 1, MAX_CHANNELS), (MAX_CHANNELS, MAX_CHANNELS)])
+def test_no_more_channels_than_the_limit(tmp_path: Path, index: int, channels: int) -> None:
+    described = [Channel(port=10_000 + 2 * number) for number in range(index + 1)]
+    sent = Sender(port=10_000 + 2 * index).send(payloads(noise(50)))
+    rendering = rendered(tmp_path, sent, Folder(channels=described, end=SECOND))
+    assert rendering.channels == channels
+    assert [each.packets for each in rendering.report.channels].count(50) == (index < MAX_CHANNELS)
+    assert audio(rendering).any() == (index < MAX_CHANNELS)
+
+
+@pytest.mark.parametrize(("seconds", "peaks"), [(200, MAX_PEAKS), (201, 503)])
+def test_no_more_peaks_than_the_limit(tmp_path: Path, seconds: int, peaks: int) -> None:
+    sent = Sender(clock=(seconds - 1) * SECOND).send(payloads(noise(50)))
+    (channel,) = rendered(tmp_path, sent, Folder(end=seconds * SECOND)).report.channels
+    assert len(channel.peaks) == peaks
+    assert (channel.peaks[0], channel.peaks[-1]) == (0, 32_124)
+
+
+@pytest.mark.parametrize("payload_type", [13, 19])
+def test_comfort_noise_is_silence_and_no_gap(tmp_path: Path, payload_type: int) -> None:
+    codes = noise(500)
+    sent = [replace(each, payload_type=payload_type, payload=b"\x40") if 100 <= index < 200 else each
+            for index, each in enumerate(Sender().send(payloads(codes)))]  # fmt: skip
+    rendering = rendered(tmp_path, sent)
+    expected = MU[codes].copy()
+    expected[16_000:32_000] = 0
+    assert (audio(rendering)[:, 0] == expected).all()
+    assert not rendering.report.gaps
+    assert not rendering.report.channels[0].undecodable

@@ -33,12 +33,12 @@ async def demo(
         async with AsyncExitStack() as stack:
             running = await app.start(configuration, stack)
             report(f"server   sip:127.0.0.1:{running.sip_port} (udp, tcp), recordings go to {settings.recording_dir}")
-            ended = asyncio.get_running_loop().create_future()
-            running.recorder.observe_end(lambda record: ended.done() or ended.set_result(record))
+            ended: asyncio.Queue[SessionRecord] = asyncio.Queue()
+            running.recorder.observe_end(ended.put_nowait)
             result = await _place(replace(options, target=f"sip:127.0.0.1:{running.sip_port}"), report)
             if not result.ok:
                 raise LocalError(result.problem or f"the call was answered {result.status} {result.reason}")
-            record: SessionRecord = await asyncio.wait_for(ended, RENDER_SECONDS)
+            record = await asyncio.wait_for(ended.get(), RENDER_SECONDS)
             folder = find(settings.recording_dir, record.call.session_id)
             manifest = folder.read()
             report(f"verdict  {manifest.verdict}: {manifest.verdict_reason}")

@@ -10,7 +10,8 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from siprec.net.address import bare, bound_socket, family_of, sendable
 from siprec.net.signalling import Pump
@@ -23,10 +24,9 @@ MAX_CONNECTIONS = 4000
 BACKLOG = 1024
 # Connections accepted before other callbacks get their turn.
 ACCEPT_BATCH = 64
-# A peer that lets this much pile up does not read: a few of the largest messages.
+# A peer that lets this much pile up does not read: a few of the largest messages, 300 INVITEs. As much may wait for a
+# connection to open.
 MAX_UNSENT_BYTES = 1024 * 1024
-# Messages that wait for a connection to open; they are requests of ours, one or two per dialog.
-MAX_WAITING = 64
 CONNECT_SECONDS = 5.0
 HANDSHAKE_SECONDS = 5.0
 # How long accepting rests when no descriptor is left.
@@ -55,6 +55,10 @@ class Connection(asyncio.Protocol):
     def deadline(self) -> float | None:
         """When the message that has begun to come in must be complete."""
         return self._framer.deadline()
+
+    @property
+    def peer_certificate(self) -> Mapping[str, Any] | None:
+        return self._transport.get_extra_info("peercert") if self._transport else None
 
     # --- called by the event loop --------------------------------------------------------------------------
 
@@ -156,6 +160,8 @@ class TcpListener:
         self._resting: asyncio.TimerHandle | None = None
         self._closed = False
         self.pump = pump
+        self.dropped = 0
+        """Messages that found too much waiting for their connection; what they asked times out."""
         self._loop.add_reader(self._socket, self._acceptable)
         pump.attach(self)
 
@@ -180,6 +186,11 @@ class TcpListener:
             task.cancel()
         for connection in list(self._connections.values()):
             connection.abort()
+
+    def peer_certificate(self, flow: Flow) -> Mapping[str, Any] | None:
+        """What the peer of a connection proved to be (as `ssl.SSLSocket.getpeercert`), None without mutual TLS."""
+        connection = self._connections.get(flow.connection)
+        return connection.peer_certificate if connection else None
 
     # --- called by the event loop --------------------------------------------------------------------------
 
@@ -288,8 +299,10 @@ class TcpListener:
     def _open(self, flow: Flow, data: bytes) -> None:
         waiting = self._waiting.get(flow.remote)
         if waiting is not None:
-            if len(waiting) < MAX_WAITING:
-                waiting.append(data)
+            if sum(map(len, waiting)) + len(data) > MAX_UNSENT_BYTES:
+                self.dropped += 1
+                return
+            waiting.append(data)
         elif self._closed or self._tls_missing() or not self._room(flow.remote[0]):
             self.pump.transport_failed(flow)
         else:
@@ -310,7 +323,7 @@ class TcpListener:
         for data in self._waiting.pop(flow.remote, []):
             connection.write(data)
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -148,7 +148,8 @@ class Endpoint:
         Content-Type is among them. `contact` is a whole Contact value; the dialog keeps it for later messages. With
         `reliable`, a provisional response waits for its PRACK, and a later 2xx for that (RFC 3262).
         """
-        reply = Reply(status, reason, tuple(headers), body, contact, reliable)
+        lines = tuple((name, value) for name, value in headers if name.lower() != "content-length")
+        reply = Reply(status, reason, lines, body, contact, reliable)
         return self._uas.respond(transaction, reply, now)
 
     def admit(self, transaction: str, *, now: float) -> None:

@@ -1,14 +1,14 @@
 """How a response is made from its request (RFC 3261 sections 8.2.6 and 18.2, RFC 3581)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from siprec.errors import SipError
-from siprec.sip.dialog import DEFAULT_PORT, DEFAULT_TLS_PORT
+from siprec.sip.dialog import DEFAULT_PORT
 from siprec.sip.flow import Flow
-from siprec.sip.grammar import format_host
+from siprec.sip.grammar import encode, format_host
 from siprec.sip.headers import Via
-from siprec.sip.message import Headers, Request, Response
+from siprec.sip.message import VERSION, Request
 
 MAGIC_COOKIE = "z9hg4bk"
 # Headers of one response that are the same lines as in the request, in this order (8.2.6.2).
@@ -104,11 +104,6 @@ def reply_flow(via: Via, flow: Flow) -> Flow:
     return Flow(flow.transport, flow.local, (flow.remote[0], via.port or DEFAULT_PORT))
 
 
-def default_port(flow: Flow) -> int:
-    """The port of a URI or Via without one."""
-    return DEFAULT_TLS_PORT if flow.transport == "tls" else DEFAULT_PORT
-
-
 def echo(request: Request, flow: Flow, tag: str) -> list[tuple[str, str]]:
     """The lines that every response repeats, byte for byte but for what we add: `received` and `rport` in the
     topmost Via, our tag in To. Headers that a broken request lacks are left out.
@@ -143,14 +138,17 @@ def _tagged(value: str, request: Request, tag: str) -> str:
     return value if present else f"{value};tag={tag}"
 
 
-def response(
-    status: int, lines: Iterable[tuple[str, str]], *, reason: str | None = None, body: bytes = b""
-) -> Response:
-    """A response of `lines`; the reason phrase is the usual one unless given. Raises ValueError for a line end in a
-    value (they come from the user; what is echoed holds none).
+def response(status: int, lines: Sequence[tuple[str, str]], *, reason: str | None = None, body: bytes = b"") -> bytes:
+    """A response of `lines`; the reason phrase is the usual one unless given. Written straight to bytes: most lines are
+    echoes that need no look-up any more. Raises ValueError for a line end in a line, which would forge headers.
     """
     text = REASONS.get(status, "") if reason is None else reason
-    return Response(status, text, Headers(lines), body)
+    head = [f"{VERSION} {status} {text}", *[f"{name}: {value}" for name, value in lines]]
+    head.append(f"Content-Length: {len(body)}\r\n\r\n")
+    written = "\r\n".join(head)
+    if written.count("\n") != len(head) + 1 or written.count("\r") != len(head) + 1:
+        raise ValueError("a header may hold no line end")
+    return encode(written) + body
 
 
 def sent_by(flow: Flow) -> str:

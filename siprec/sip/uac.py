@@ -211,6 +211,7 @@ class UserAgentClient:
 
     def _won(self, transaction: ClientTransaction, record: Record, response: Response) -> None:
         transaction.winner = record
+        transaction.packet = b""  # an INVITE that was accepted is not sent again
         self._settle(transaction, record)
         if record.dialog.state == "early":
             record.dialog.state = "confirmed"

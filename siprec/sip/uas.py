@@ -114,7 +114,7 @@ class UserAgentServer:
             return
         lines = [*echo(request, flow, self._stateless_tag(request)), *refusal.headers]
         lines.append(("Server", self._core.identity.user_agent))
-        self._core.outgoing.append(Outgoing(reply_flow(request.via, flow), bytes(response(refusal.status, lines))))
+        self._core.outgoing.append(Outgoing(reply_flow(request.via, flow), response(refusal.status, lines)))
 
     def _stateless_tag(self, request: Request) -> str:
         """The same for each repetition of a request, as 8.2.7 wants, and not to be guessed."""
@@ -195,7 +195,7 @@ class UserAgentServer:
         to = request.headers.get("To") or ""
         lines = [(name, to if name == "To" else value) for name, value in transaction.echo]
         lines += [("Timestamp", stamp) for stamp in request.headers.all("Timestamp")]
-        self.transactions.send(transaction, Input.SEND_1XX, bytes(response(100, lines)), now)
+        self.transactions.send(transaction, Input.SEND_1XX, response(100, lines), now)
 
     # --- requests in a dialog ------------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class UserAgentServer:
             self.refuse(request, flow, Refusal(481))
             return
         lines = [*echo(request, flow, transaction.local_tag), ("Server", self._core.identity.user_agent)]
-        self._core.outgoing.append(Outgoing(reply_flow(request.via, flow), bytes(response(200, lines))))
+        self._core.outgoing.append(Outgoing(reply_flow(request.via, flow), response(200, lines)))
         self._abandon(transaction, Cancelled(transaction.id, transaction.request or request), 487, now)
 
     def _abandon(self, transaction: ServerTransaction, event: Cancelled, status: int, now: float) -> None:
@@ -406,9 +406,9 @@ class UserAgentServer:
             self._held[transaction.id] = reply  # RFC 3262 section 3: not before the PRACK
             return
         dialog = record.dialog
+        self._send(transaction, Input.SEND_2XX, self._lines(transaction, reply, request, record), reply, now)
         self._refresh(record, transaction, request)
         dialog.state = "confirmed"
-        self._send(transaction, Input.SEND_2XX, self._lines(transaction, reply, request, record), reply, now)
         dialog.last_invite = LastInvite(
             branch=transaction.key[0],
             sent_by=transaction.key[1],
@@ -421,12 +421,12 @@ class UserAgentServer:
 
     def _succeed(self, transaction: ServerTransaction, reply: Reply, request: Request, now: float) -> None:
         record = transaction.record
-        if record is not None:
-            self._refresh(record, transaction, request)
-            if transaction.method in _REFRESHING and reply.contact:
-                record.dialog.contact = reply.contact
+        if record is not None and transaction.method in _REFRESHING and reply.contact:
+            record.dialog.contact = reply.contact
         self._send(transaction, Input.SEND_2XX, self._lines(transaction, reply, request, record), reply, now)
         self._finish(transaction)
+        if record is not None:
+            self._refresh(record, transaction, request)
         if record is not None and transaction.method == "BYE":
             self._ended_by_peer(record, now)
 
@@ -445,7 +445,7 @@ class UserAgentServer:
         self, transaction: ServerTransaction, what: Input, lines: list[tuple[str, str]], reply: Reply, now: float
     ) -> None:
         message = response(reply.status, lines, reason=reply.reason, body=reply.body)
-        self.transactions.send(transaction, what, bytes(message), now)
+        self.transactions.send(transaction, what, message, now)
 
     def _lines(
         self, transaction: ServerTransaction, reply: Reply, request: Request, record: Record | None

@@ -229,6 +229,18 @@ async def test_a_peer_that_does_not_read_is_cut_off() -> None:
         await until(lambda: len(there) == 0)
 
 
+@pytest.mark.parametrize("over", [0, 1])
+async def test_what_waits_for_a_connection_is_bounded(over: int) -> None:
+    bob, alice = Shell(), Shell()
+    async with listening(alice) as here, listening(bob) as there:
+        flow = Flow("tcp", here.address, there.address)
+        here.send(flow, OPTIONS)
+        here.send(flow, b"\r\n" * ((MAX_UNSENT_BYTES - len(OPTIONS)) // 2) + b"\n" * (len(OPTIONS) % 2))
+        here.send(flow, b"\n" * over)
+        assert here.dropped == over
+        await bob.event(RequestReceived)
+
+
 async def test_out_of_descriptors_accepting_rests_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "REST_SECONDS", 0.01)
     bob = Shell()
@@ -304,6 +316,20 @@ async def test_a_call_over_tls(certificate: Path) -> None:
         listening(bob, tls=server, tls_client=client) as there,
     ):
         await a_call(alice, bob, here, there, "tls")
+
+
+async def test_the_peers_certificate_is_known(certificate: Path) -> None:
+    server, client = contexts(certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_verify_locations(certificate)
+    client.load_cert_chain(certificate)
+    alice, bob = Shell(), Shell()
+    async with listening(alice, tls=server, tls_client=client) as here, listening(bob, tls=server) as there:
+        invite(alice, here, there, "tls")
+        shown = there.peer_certificate((await bob.event(RequestReceived)).flow)
+        assert shown is not None
+        assert shown["subject"] == ((("commonName", "siprec"),),)
+        assert there.peer_certificate(Flow("tls", here.address, there.address, 999)) is None
 
 
 async def test_without_trust_there_is_no_call(certificate: Path) -> None:

@@ -92,6 +92,16 @@ async def test_on_a_wildcard_the_reply_leaves_from_the_address_that_was_hit(wild
         assert (await bob.event(RequestReceived)).flow.local == (aim, there.address[1])
 
 
+async def test_a_broadcast_is_not_answered() -> None:
+    bob = Shell()
+    with listening(bob, "0.0.0.0") as there, peer() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.sendto(options(sock.getsockname()[1], "z9hG4bKall"), ("127.255.255.255", there.address[1]))
+        sock.sendto(options(sock.getsockname()[1], "z9hG4bKone"), ("127.0.0.1", there.address[1]))
+        assert parse((await receive(sock))[0]).call_id == "z9hG4bKone"
+        assert (await bob.event(RequestReceived)).request.call_id == "z9hG4bKone"
+
+
 async def test_the_unlisted_get_silence_and_are_counted_before_parsing() -> None:
     bob = Shell()
     with listening(bob, allow=lambda ip: ip != "127.0.0.66") as there, peer("127.0.0.66") as bad, peer() as good:

@@ -298,9 +298,12 @@ def test_an_answer_to_what_is_over_does_nothing() -> None:
 
 def test_a_line_end_in_a_users_header_is_refused() -> None:
     bob = Bob()
-    bob.get(request("OPTIONS"))
+    bob.get(request("INVITE"))
+    transaction = bob.asked().transaction
     with pytest.raises(ValueError, match="line end"):
-        bob.endpoint.respond(bob.asked().transaction, 200, now=0.0, headers=[("X", "a\r\nVia: b")])
+        bob.endpoint.respond(transaction, 200, now=0.0, headers=[("X", "a\r\nVia: b")])
+    bob.respond(transaction, 500)
+    assert len(bob.endpoint.dialogs) == 0, "nothing came of it"
 
 
 # --- repetitions, merged requests, CSeq --------------------------------------------------------------------

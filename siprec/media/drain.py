@@ -363,7 +363,7 @@ class Drain:
             self._hand_over(pieces, total, extras)
 
     def _hand_over(self, pieces: list[tuple[CaptureFile, Data]], total: int, extras: Extras) -> None:
-        """Packets judged one by one come before the others of this round: they are older, or as old."""
+        """Packets that had been held come before the others of this round: they are older."""
         ahead: list[tuple[CaptureFile, Data]] = [
             (stream.file, b"".join(_record(stream, packet) for packet in accepted)) for stream, accepted in extras
         ]

@@ -58,7 +58,7 @@ class Sieve:
     ) -> tuple[NDArray[np.bool_], Extras]:
         """Which of the first slots to write, given the stream (table row) each came to and whether to its RTCP port.
 
-        Packets that were held, or were judged one by one, come as extras; they are not in the mask.
+        Packets that had been held and are now accepted come as extras, to be written before the others.
         """
         table, count = self._table, len(stream)
         view = _View(self._arena, table, stream, self._offsets[:count])
@@ -91,7 +91,7 @@ class Sieve:
         np.add.at(table.octets, stream, view.length[rows])
 
     def _odd(self, view: _View, rtcp: NDArray[np.bool_], good: NDArray[np.bool_], now: float) -> Extras:
-        """Refuse what is plainly wrong, judge the rest in order; what thereby becomes plainly right is set in `good`."""
+        """Refuse what is plainly wrong, judge the rest; what thereby becomes plainly right is set in `good`."""
         rows = np.flatnonzero(~good)
         codes = view.refusals(rows, rtcp[rows])
         refused = rows[codes > 0]
@@ -104,20 +104,24 @@ class Sieve:
             if not rows.size:
                 return extras
             first = np.unique(view.stream[rows], return_index=True)[1]
-            extras += self._judge(view, rows[first], now)
+            extras += self._judge(view, rows[first], good, now)
             rows = np.delete(rows, first)
             view.look_again()
             easy = view.rtp_good()[rows]
             good[rows[easy]] = True
             rows = rows[~easy]
-        return extras + self._judge(view, rows, now)
+        return extras + self._judge(view, rows, good, now)
 
-    def _judge(self, view: _View, rows: NDArray[np.int64], now: float) -> Extras:
+    def _judge(self, view: _View, rows: NDArray[np.int64], good: NDArray[np.bool_], now: float) -> Extras:
+        """One by one. What is accepted at once stays in its place; only what had been held before is extra, and
+        is older than every packet of its SSRC still to come, so that each SSRC is written in order of arrival."""
         extras: Extras = []
         for row in rows.tolist():
             stream = self._table.streams[int(view.stream[row])]
             assert stream is not None
-            extras += self.take(stream, stream.source.judge(view.arrival(row)), now=now)
+            accepted = stream.source.judge(view.arrival(row))
+            good[row] = bool(accepted)
+            extras += self.take(stream, accepted[:-1], now=now)
         return extras
 
     def _refuse(self, counts: Counter[tuple[int, int, int, int]]) -> None:

@@ -85,6 +85,7 @@ class StreamTable:
 
     def __init__(self) -> None:
         self.streams: list[Stream | None] = []
+        self._free: list[int] = []
         self._capacity = FIRST_CAPACITY
         self.high = np.zeros(FIRST_CAPACITY, np.uint64)
         self.low = np.zeros(FIRST_CAPACITY, np.uint64)
@@ -126,12 +127,12 @@ class StreamTable:
 
     def remove(self, stream: Stream) -> None:
         self.streams[stream.index] = None
+        self._free.append(stream.index)
         stream.index = -1
 
     def _free_row(self) -> int:
-        for index, stream in enumerate(self.streams):
-            if stream is None:
-                return index
+        if self._free:
+            return self._free.pop()
         if len(self.streams) == self._capacity:
             for name, array in self._arrays():
                 setattr(self, name, np.concatenate((array, np.zeros_like(array))))

@@ -10,8 +10,8 @@ costs nothing, and one that is so for long costs packets in the kernel, which ar
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import ctypes
+import fcntl
 import os
 import threading
 from collections import deque

@@ -1,0 +1,202 @@
+"""The writer and a disk in trouble: nothing torn, nothing lost while memory lasts, everything said."""
+
+import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from siprec.errors import ArchiveError
+from siprec.media import pcap, writer
+from siprec.media.part import Outage
+
+RECORD = pcap.record(5_000_000_000, bytes(172), source=("192.0.2.1", 1), destination=("192.0.2.2", 2))
+
+
+class Harness:
+    """A writer, and what it says."""
+
+    def __init__(self) -> None:
+        self.faults: list[writer.Fault] = []
+        self.changed = threading.Condition()
+        self.writer = writer.Writer(self._hear)
+        self.writer.start()
+
+    def _hear(self, fault: writer.Fault) -> None:
+        with self.changed:
+            self.faults.append(fault)
+            self.changed.notify_all()
+
+    def wait_for(self, cause: str, *, active: bool) -> None:
+        with self.changed:
+            heard = self.changed.wait_for(
+                lambda: any((each.cause, each.active) == (cause, active) for each in self.faults), timeout=5
+            )
+        assert heard, self.faults
+
+    def write(self, file: writer.CaptureFile, count: int) -> None:
+        self.writer.write([(file, memoryview(RECORD * count))], len(RECORD) * count, now=0.0)
+
+    def close(self, file: writer.CaptureFile) -> None:
+        done = threading.Event()
+        self.writer.close(file, done.set)
+        assert done.wait(5)
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    made = Harness()
+    yield made
+    made.writer.stop()
+
+
+class FileSize:
+    """A limit on every file of this process: writing past it is short, then fails, as on a full disk."""
+
+    def __init__(self) -> None:
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def set(self, size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.before[1]))
+
+    def lift(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+@pytest.fixture
+def limit() -> Iterator[FileSize]:
+    made = FileSize()
+    yield made
+    made.lift()
+
+
+def test_pieces_are_appended_and_synced(harness: Harness, tmp_path: Path) -> None:
+    file = writer.CaptureFile(tmp_path)
+    assert (tmp_path / "capture-0001.pcap").read_bytes() == pcap.write_header()
+    assert (tmp_path / "capture-0001.pcap").stat().st_mode & 0o777 == 0o640
+    harness.write(file, 3)
+    harness.close(file)
+    assert file.paths[0].read_bytes() == pcap.write_header() + RECORD * 3
+    assert harness.writer.waiting_bytes == 0
+    assert file.outages.all() == ()
+
+
+def test_a_capture_is_never_overwritten_nor_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "capture-0001.pcap").write_bytes(b"evidence")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "capture-0001.pcap").symlink_to(tmp_path / "elsewhere")
+    for folder in ("a", "b", "missing"):
+        with pytest.raises(ArchiveError, match="cannot create a capture"):
+            writer.CaptureFile(tmp_path / folder)
+    assert (tmp_path / "a" / "capture-0001.pcap").read_bytes() == b"evidence"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_short_write_is_cut_back_and_made_good_later(harness: Harness, limit: FileSize, tmp_path: Path) -> None:
+    file = writer.CaptureFile(tmp_path)
+    whole = pcap.FILE_HEADER + 2 * len(RECORD)
+    harness.write(file, 2)
+    limit.set(whole + len(RECORD) + 50)
+    harness.write(file, 3)
+    harness.wait_for("disk", active=True)
+    assert file.paths[0].stat().st_size == whole
+    harness.write(file, 1)
+    limit.lift()
+    harness.wait_for("disk", active=False)
+    harness.close(file)
+    assert file.paths[0].read_bytes() == pcap.write_header() + RECORD * 6
+    assert harness.writer.waiting_bytes == 0
+    assert file.outages.all() == ()
+
+
+def test_other_files_go_on_while_one_is_in_trouble(harness: Harness, limit: FileSize, tmp_path: Path) -> None:
+    (tmp_path / "long").mkdir()
+    (tmp_path / "short").mkdir()
+    long, short = writer.CaptureFile(tmp_path / "long"), writer.CaptureFile(tmp_path / "short")
+    harness.write(long, 10)
+    limit.set(pcap.FILE_HEADER + 10 * len(RECORD))
+    harness.write(long, 1)
+    harness.wait_for("disk", active=True)
+    harness.write(short, 2)
+    harness.close(short)
+    assert short.paths[0].read_bytes() == pcap.write_header() + RECORD * 2
+    limit.lift()
+    harness.close(long)
+    assert long.paths[0].read_bytes() == pcap.write_header() + RECORD * 11
+
+
+def test_what_never_fits_becomes_an_outage_with_its_packets(
+    harness: Harness, limit: FileSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_PATIENCE", 0.0)
+    file = writer.CaptureFile(tmp_path)
+    limit.set(pcap.FILE_HEADER + 10)
+    harness.write(file, 3)
+    harness.close(file)
+    assert file.outages.all() == (Outage(5_000_000_000, 5_000_000_000, "disk", packets=3),)
+    assert file.paths[0].read_bytes() == pcap.write_header()
+    assert harness.writer.waiting_bytes == 0
+
+
+def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Path) -> None:
+    harness, file = Harness(), writer.CaptureFile(tmp_path)
+    done = threading.Event()
+    limit.set(pcap.FILE_HEADER + 10)
+    harness.write(file, 1)
+    harness.writer.close(file, done.set)
+    harness.writer.stop()
+    assert done.is_set()
+    assert [each.packets for each in file.outages.all()] == [1]
+
+
+def test_a_new_segment_begins_when_its_time_has_come(harness: Harness, tmp_path: Path) -> None:
+    file = writer.CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
+    for now in (109.9, 110.0, 119.9, 120.0):
+        harness.writer.write([(file, RECORD)], len(RECORD), now=now)
+    harness.close(file)
+    sizes = [path.stat().st_size for path in file.paths]
+    assert [path.name for path in file.paths] == [f"capture-000{number}.pcap" for number in (1, 2, 3)]
+    assert sizes == [pcap.FILE_HEADER + count * len(RECORD) for count in (1, 2, 1)]
+
+
+def test_a_segment_that_cannot_begin_does_not_stop_the_old_one(harness: Harness, tmp_path: Path) -> None:
+    file = writer.CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
+    (tmp_path / "capture-0002.pcap").write_bytes(b"in the way")
+    harness.writer.write([(file, RECORD)], len(RECORD), now=110.0)
+    harness.wait_for("disk", active=True)
+    harness.wait_for("disk", active=False)
+    harness.close(file)
+    assert file.paths[0].read_bytes() == pcap.write_header() + RECORD
+    assert (tmp_path / "capture-0002.pcap").read_bytes() == b"in the way"
+
+
+def test_a_defect_in_one_job_is_reported_and_the_thread_lives(harness: Harness, tmp_path: Path) -> None:
+    file = writer.CaptureFile(tmp_path)
+    harness.writer.write([(file, None)], 0, now=0.0)  # type: ignore[list-item]
+    harness.wait_for("internal", active=True)
+    harness.write(file, 1)
+    harness.close(file)
+    assert file.paths[0].stat().st_size == pcap.FILE_HEADER + len(RECORD)
+
+
+def test_outages_that_touch_become_one() -> None:
+    log = writer.OutageLog()
+    log.add(Outage(0, 10, "kernel_drop", 0, 3))
+    log.add(Outage(0, 10, "kernel_drop", 1, 1))
+    log.add(Outage(10, 20, "kernel_drop", 0, 4))
+    log.add(Outage(21, 30, "kernel_drop", 0, 1))
+    assert log.all() == (
+        Outage(0, 20, "kernel_drop", 0, 7),
+        Outage(0, 10, "kernel_drop", 1, 1),
+        Outage(21, 30, "kernel_drop", 0, 1),
+    )
+
+
+def test_the_number_of_outages_is_bounded() -> None:
+    log = writer.OutageLog()
+    for index in range(writer.MAX_OUTAGES + 1):
+        log.add(Outage(10 * index, 10 * index + 5, "kernel_drop", 0, 1))
+        assert len(log.all()) == min(index + 1, writer.MAX_OUTAGES)
+    assert sum(each.packets for each in log.all()) == writer.MAX_OUTAGES + 1

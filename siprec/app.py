@@ -26,7 +26,7 @@ from siprec.media.source import SourcePolicy
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
 from siprec.net.udp import UdpListener
-from siprec.recorder.call import Facilities, Policy
+from siprec.recorder.facilities import Facilities, Policy
 from siprec.recorder.finish import FinishOptions
 from siprec.recorder.intake import Ports
 from siprec.recorder.pool import RenderPool
@@ -101,7 +101,14 @@ async def start(configuration: Configuration, stack: AsyncExitStack, *, timings:
     capture = Capture(backlog_bytes=settings.RTP_BACKLOG)
     capture.start()
     stack.callback(capture.stop)
-    endpoint = Endpoint(token=lambda: secrets.token_hex(10), accept=bodies.ACCEPT, timings=timings)
+    endpoint = Endpoint(
+        token=lambda: secrets.token_hex(10),
+        accept=bodies.ACCEPT,
+        timings=timings,
+        admission=lambda request, flow, now: recorder.admit(request, flow, now),
+        may_send_to=lambda address: recorder.is_listed(address),
+    )
+    # Endpoint, recorder and pump need each other: the lambdas look the later ones up when they are called.
     ports = Ports(port_pools(settings))
     stack.callback(ports.close)
     facilities = Facilities(
@@ -113,7 +120,7 @@ async def start(configuration: Configuration, stack: AsyncExitStack, *, timings:
         pool=pool,
         files=files,
         entropy=secrets.token_bytes,
-        flush=lambda: pump.flush(),  # noqa: PLW0108  the pump is made below, it needs the recorder
+        flush=lambda: pump.flush(),
         observers=observers(),
     )
     limits = limits_of(settings, ports, descriptors)

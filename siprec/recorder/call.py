@@ -1,78 +1,58 @@
 """One recorded call: takes its SIP events one by one and carries out what the session's table says.
 
-A call's events wait in its own queue and one task handles them in order, so that a slow folder or a late
-answer never lets a BYE overtake the INVITE it ends. A failing call ends that call only.
+A call's events wait in its own queue and one task handles them in order, so that a slow folder or a late answer never
+lets a BYE overtake the INVITE it ends. A failing call ends that call only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import contextlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
-
-from pyee import EventEmitter
 
 from siprec import clock, log
 from siprec.archive.folder import new_session_id
-from siprec.errors import ArchiveError, LocalError, MetadataError, Overload, PeerError, SdpError
-from siprec.media.capture import Capture
+from siprec.errors import ArchiveError, LocalError, MetadataError, Overload, PeerError, SdpError, SipError
 from siprec.media.part import Part
-from siprec.media.source import SourcePolicy
 from siprec.metadata import merge, xml
 from siprec.metadata.model import Recording
 from siprec.recorder import describe
 from siprec.recorder.dossier import Dossier, timestamp
-from siprec.recorder.finish import Finished, FinishOptions, finish, mark_failed
-from siprec.recorder.intake import Intake, Ports, local_address_towards, reserve
-from siprec.recorder.pool import RenderPool
-from siprec.sdp import model as sdp
-from siprec.sdp import negotiate
-from siprec.session import bodies, streams
+from siprec.recorder.facilities import Facilities, contact
+from siprec.recorder.finish import finish, mark_failed
+from siprec.recorder.intake import Intake
+from siprec.recorder.negotiation import Negotiation, Prepared
+from siprec.recorder.refresh import Refresh, TimerDue
+from siprec.session import bodies, headers
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, Channel, DialogInfo
 from siprec.session.transitions import Effect, Event, State
+from siprec.sip import session_timer
 from siprec.sip.dialog import Dialog, DialogKey
-from siprec.sip.endpoint import Endpoint
-from siprec.sip.events import AckMissing, AckReceived, Cancelled, Flow, RequestReceived
+from siprec.sip.events import (
+    AckMissing,
+    AckReceived,
+    Cancelled,
+    ProvisionalAcknowledged,
+    RequestFailed,
+    RequestReceived,
+    ResponseReceived,
+)
 from siprec.sip.message import Request
-from siprec.store.base import SessionRecord, SessionStore
+from siprec.store.base import SessionRecord
 
 T = TypeVar("T")
+HeaderList = tuple[tuple[str, str], ...]
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+PRACK_SECONDS = 0.5
+"""How long a 200 waits for the PRACK of the 183 before it (T1). RFC 3262 section 3 lets it go out without; peers that
+take things in order like it better this way."""
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The settings that decide how a call is recorded; plain values, see siprec.config for their meaning."""
-
-    root: Path
-    node: str
-    external: tuple[IpAddress, ...] = ()
-    rtp_source: SourcePolicy = SourcePolicy.ADDRESS
-    segment_seconds: float = 0
-    finish: FinishOptions = field(default_factory=FinishOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class Facilities:
-    """What every call works with; one set for the server."""
-
-    policy: Policy
-    endpoint: Endpoint
-    capture: Capture
-    ports: Ports
-    store: SessionStore
-    pool: RenderPool
-    files: Executor
-    entropy: Callable[[int], bytes]
-    flush: Callable[[], None]
-    observers: EventEmitter
+STREAMS_LIMIT = 8
+"""Streams offered in answer to an INVITE without an offer, however many its metadata names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +62,17 @@ class Stop:
     reason: str
 
 
-Item = RequestReceived | AckReceived | AckMissing | Cancelled | Stop
+Item = (
+    RequestReceived
+    | AckReceived
+    | AckMissing
+    | Cancelled
+    | ProvisionalAcknowledged
+    | ResponseReceived
+    | RequestFailed
+    | TimerDue
+    | Stop
+)
 
 
 class Call:
@@ -93,13 +83,15 @@ class Call:
         session_id = new_session_id(now_ns, facilities.entropy(10))
         self._use = facilities
         self._source = source
+        self._invite = invite
         self._dossier: Dossier | None = None
         self._intake: Intake | None = None
         self._queue: asyncio.Queue[Item] = asyncio.Queue()
-        self._invite = invite
+        self._acknowledged = asyncio.Event()
         self._ended_at = 0
         self._notes: list[dict[str, Any]] = []
         self._on_dialog: Callable[[DialogKey], None] = lambda _: None
+        self._refresh = Refresh(self.post)
         self.done = asyncio.Event()
         self.record = SessionRecord(
             CallData(
@@ -109,7 +101,15 @@ class Call:
                 identity=source.name,
                 call_id=invite.request.call_id,
                 offered_ns=now_ns,
+                external_ids=headers.external_ids(invite.request),
             )
+        )
+        self._negotiation = Negotiation(
+            self.data,
+            ports=facilities.ports,
+            external=facilities.policy.external,
+            source=invite.flow.remote[0],
+            entropy=facilities.entropy,
         )
         self.log = log.get(session=session_id, call_id=invite.request.call_id)
 
@@ -121,7 +121,10 @@ class Call:
 
     def post(self, item: Item) -> None:
         """Hand the call its next event."""
-        self._queue.put_nowait(item)
+        if isinstance(item, ProvisionalAcknowledged):
+            self._acknowledged.set()
+        else:
+            self._queue.put_nowait(item)
 
     async def run(self, on_dialog: Callable[[DialogKey], None]) -> None:
         """Handle events until the recording is on disk. Never raises for what a peer sends.
@@ -138,6 +141,7 @@ class Call:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
         finally:
+            self._refresh.stop()
             self.done.set()
 
     async def _take(self, item: Item) -> None:
@@ -145,11 +149,17 @@ class Call:
             case RequestReceived():
                 await self._request(item)
             case AckReceived():
-                self._note("ack")
+                await self._ack(item)
             case AckMissing():
                 await self._end(Event.STOPPED, "no ACK came for the 200 OK")
             case Cancelled():
-                await self._end(Event.REFUSED, "cancelled")
+                await self._end(Event.REFUSED, f"cancelled ({item.cause})")
+            case ResponseReceived():
+                await self._response(item)
+            case RequestFailed():
+                await self._unanswered(item)
+            case TimerDue():
+                await self._timer(item)
             case Stop():
                 await self._end(Event.STOPPED, item.reason)
 
@@ -162,13 +172,15 @@ class Call:
                 await self._establish(event)
             elif handler is None:
                 self._respond(event, 501)
-            elif self.data.state is State.ENDING and event.request.method != "BYE":
+            elif not self.data.live and event.request.method != "BYE":
                 self._respond(event, 481)
             else:
                 await handler(self, event)
+        except IntervalTooSmall as error:
+            await self._refuse(event, error.status, error.headers)
         except PeerError as error:
             self.log.warning("request refused", method=event.request.method, status=error.status, reason=error.reason)
-            await self._refuse(event, error.status, ())
+            await self._refuse(event, error.status)
         except Overload as error:
             self.log.warning("overload", reason=error.reason)
             await self._refuse(event, 503, (("Retry-After", str(error.retry_after)),))
@@ -176,145 +188,187 @@ class Call:
             self.log.error("recording folder cannot be written", error=str(error), setting="RECORDING_DIR")
             await self._refuse(event, 503, (("Retry-After", "30"),))
 
-    async def _refuse(self, event: RequestReceived, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+    async def _refuse(self, event: RequestReceived, status: int, extra: HeaderList = ()) -> None:
+        """A final error; a refused change leaves the session as it was (RFC 6141)."""
         if status == 415:
-            headers = (*headers, ("Accept", ", ".join(bodies.ACCEPT)))
-        self._respond(event, status, headers=headers)
+            extra = (*extra, ("Accept", ", ".join(bodies.ACCEPT)))
+        self._respond(event, status, extra=extra)
         if event.dialog is None:
             await self._end(Event.REFUSED, f"answered {status}")
 
     async def _establish(self, event: RequestReceived) -> None:
+        timer = self._agree_timer(event)
         body = bodies.read(event.request)
-        if body.sdp is None:
-            raise SdpError("an INVITE without an offer is not served")
-        offer = sdp.parse(body.sdp)
-        plan = self._plan(offer)
-        if not any(each.accepted for each in plan):
-            raise SdpError("; ".join(sorted({each.reason or "" for each in plan})) or "the offer has no streams")
-        changes = streams.changes((), plan)
-        pairs = reserve(self._use.ports, [each.channel for each in changes], clock.monotonic())
+        prepared = self._negotiation.prepare(body.sdp, held=self._held) if body.sdp is not None else None
         try:
             await self._open_folder()
+            await self._learn(event.request, body)
+            if not body.metadata:
+                merge.apply(
+                    self.record.metadata, headers.described(event.request), at_ns=self._received_at(event.request)
+                )
+            await self._provide_prack(event)
         except (OSError, ArchiveError):
-            for pair in pairs.values():
-                self._use.ports.release(pair, clock.monotonic())
+            if prepared is not None:
+                self._negotiation.release(prepared)
             raise
-        self._apply(changes, pairs)
-        await self._learn(event.request, body)
-        await self._answer(event, offer, plan)
+        description = self._describe(prepared)
+        self.data.started_ns = self._part.started_ns = clock.wall_ns()
+        await self._on_disk(self._write)
+        dialog = self._respond(event, 200, extra=(*timer.headers, *_SDP), body=description)
+        if dialog is None:  # cancelled meanwhile: the event that says so is waiting in the queue
+            self.data.started_ns = None
+            return
+        self._refresh.start(timer.timer(clock.monotonic()))
+        self._on_dialog(dialog.key)
+        self.record.dialogs.append(DialogInfo(dialog, self._source.name))
         await self._use.store.create(self.record)
+        await self._fire(Event.ANSWERED if self._active else Event.ANSWERED_INACTIVE)
         self._announce("call recording", streams=len(self.data.channels), participants=describe.names(self.record))
 
-    async def _reinvite(self, event: RequestReceived) -> None:
+    async def _change(self, event: RequestReceived) -> None:
+        """A re-INVITE or UPDATE: metadata, a new offer, both, or nothing but a refresh."""
+        timer = self._agree_timer(event)
         body = bodies.read(event.request)
-        if body.sdp is None and event.request.method == "INVITE":
-            raise SdpError("a re-INVITE without an offer is not served")
-        if body.sdp is None:
-            await self._learn(event.request, body)
-            self._respond(event, 200)
-        else:
-            offer = sdp.parse(body.sdp)
-            plan = self._plan(offer)
-            changes = streams.changes(self.data.channels, plan)
-            opened = [each.channel for each in changes if each.kind == "opened"]
-            pairs = reserve(self._use.ports, opened, clock.monotonic())
-            self._apply(changes, pairs)
-            await self._learn(event.request, body)
-            await self._answer(event, offer, plan)
-        self._note(event.request.method.lower(), channels=[f"{c.label}:{c.mode}" for c in self.data.channels])
+        await self._learn(event.request, body)
+        description = b""
+        if body.sdp is not None:
+            prepared = self._negotiation.prepare(body.sdp, held=self._held)
+            description = self._describe(prepared)
+        elif event.request.method == "INVITE":
+            description = self._describe(None)
+        sdp_headers = _SDP if description else ()
+        self._respond(event, 200, extra=(*timer.headers, *sdp_headers), body=description)
+        self._refresh.start(timer.timer(clock.monotonic()))
+        self._note(event.request.method.lower(), channels=self._modes())
         await self._follow_activity()
 
     async def _bye(self, event: RequestReceived) -> None:
-        body = bodies.read(event.request)
         self._respond(event, 200)
         if self.data.live:
-            await self._learn(event.request, body)
+            with contextlib.suppress(PeerError):  # whatever its body is, it ends the call
+                await self._learn(event.request, bodies.read(event.request))
         await self._end(Event.HANGUP, "BYE")
 
     async def _options(self, event: RequestReceived) -> None:
-        self._respond(event, 200, headers=(("Accept", ", ".join(bodies.ACCEPT)),))
+        self._respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
 
     async def _info(self, event: RequestReceived) -> None:
         self._respond(event, 200)
 
     _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[None]]] = {
-        "INVITE": _reinvite,
-        "UPDATE": _reinvite,
+        "INVITE": _change,
+        "UPDATE": _change,
         "BYE": _bye,
         "OPTIONS": _options,
         "INFO": _info,
     }
 
-    # ------------------------------------------------------------------ offer and answer
+    async def _ack(self, event: AckReceived) -> None:
+        """The ACK of a 2xx; it carries the answer when the INVITE came without an offer (RFC 3261 13.2.1)."""
+        if not self._negotiation.proposing or not self.data.live:
+            self._note("ack")
+            return
+        try:
+            body = bodies.read(event.request)
+            if body.sdp is None:
+                raise SdpError("the ACK brings no answer to our offer")
+            prepared = self._negotiation.conclude(body.sdp, held=self._held)
+        except PeerError as error:
+            self.log.warning("answer refused", reason=error.reason)
+            self._negotiation.withdraw()
+            if not self.data.channels:
+                await self._end(Event.STOPPED, error.reason)
+            return
+        self._negotiation.commit(prepared, self._open_intake)
+        await self._learn(event.request, body)
+        self._note("ack", channels=self._modes())
+        await self._follow_activity()
 
-    def _plan(self, offer: sdp.SessionDescription) -> list[negotiate.NegotiatedStream]:
-        return negotiate.plan(offer, codecs=streams.DECODED, undecodable=streams.CAPTURED)
+    def _describe(self, prepared: Prepared | None) -> bytes:
+        """Our SDP: the answer to the offer that came, which now takes effect, or an offer where none came."""
+        if prepared is None:
+            wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
+            return self._negotiation.propose(min(wanted, STREAMS_LIMIT))
+        self._negotiation.commit(prepared, self._open_intake)
+        describe.assign_participants(self.record)
+        return self._negotiation.answer(prepared)
 
-    def _apply(self, changes: list[streams.Change], pairs: dict[int, Any]) -> None:
-        """Make the capture follow the offer. Ports are reserved by now, so nothing here can be refused."""
-        assert self._intake is not None
-        at_ns = clock.wall_ns()
-        for change in changes:
-            channel = change.channel
-            if change.kind == "opened":
-                pair = pairs[channel.index]
-                channel = replace(channel, port=pair.port, rtcp_port=pair.port + 1)
-                self._intake.open(channel, pair, at_ns)
-            elif change.kind == "changed":
-                self._intake.change(channel, at_ns)
-            else:
-                self._intake.close(channel, at_ns)
-            self._keep(channel)
-
-    def _keep(self, channel: Channel) -> None:
-        if channel.index == len(self.data.channels):
-            self.data.channels.append(channel)
-        else:
-            self.data.channels[channel.index] = channel
-
-    async def _answer(
-        self, event: RequestReceived, offer: sdp.SessionDescription, plan: list[negotiate.NegotiatedStream]
-    ) -> None:
-        at = next(each.remote_address or event.flow.remote[0] for each in plan)
-        address = self._address_towards(at)
-        lines = {each.mline: (address, each.port) for each in self.data.channels if each.open}
-        previous = sdp.parse(self.data.answer) if self.data.answer else None
-        origin = sdp.Origin.at(address, int.from_bytes(self._use.entropy(4), "big"))
-        answer = negotiate.revise(previous, negotiate.build_answer(offer, plan, ports=lines, origin=origin))
-        self.data.answer = str(answer)
-        initial = event.dialog is None
-        if initial:
-            self.data.started_ns = self.part.started_ns = clock.wall_ns()
-            await self._on_disk(self._write)
-        headers = (("Content-Type", "application/sdp"),)
-        dialog = self._respond(event, 200, headers=headers, body=str(answer).encode())
-        if initial and dialog is not None:
-            self._on_dialog(dialog.key)
-            self.record.dialogs.append(DialogInfo(dialog, self._source.name))
-            active = any(each.mode == "active" for each in self.data.channels)
-            await self._fire(Event.ANSWERED if active else Event.ANSWERED_INACTIVE)
-
-    def _address_towards(self, remote: str) -> str:
-        """The address to put in SDP: EXTERNAL_IP of the family, else the source of the route to `remote`."""
-        version = ipaddress.ip_address(remote).version
-        for each in self._use.policy.external:
-            if each.version == version:
-                return str(each)
-        return local_address_towards(remote)
+    async def _provide_prack(self, event: RequestReceived) -> None:
+        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
+        if "100rel" not in {each.lower() for each in event.request.headers.values("Require")}:
+            return
+        self._use.endpoint.respond(
+            event.transaction,
+            183,
+            reliable=True,
+            contact=contact(event.flow, self._use.policy.external),
+            now=clock.monotonic(),
+        )
+        self._use.flush()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._acknowledged.wait(), PRACK_SECONDS)
 
     def _respond(
-        self, event: RequestReceived, status: int, *, headers: tuple[tuple[str, str], ...] = (), body: bytes = b""
+        self, event: RequestReceived, status: int, *, extra: HeaderList = (), body: bytes = b""
     ) -> Dialog | None:
         dialog = self._use.endpoint.respond(
             event.transaction,
             status,
-            headers=headers,
+            headers=extra,
             body=body,
             contact=contact(event.flow, self._use.policy.external),
             now=clock.monotonic(),
         )
         self._use.flush()
         return dialog
+
+    # ------------------------------------------------------------------ session timer
+
+    def _agree_timer(self, event: RequestReceived) -> session_timer.Negotiated:
+        """What our 2xx says of session expiration. Raises SipError 422 for an interval that is too small."""
+        agreed = session_timer.negotiate(event.request)
+        if agreed.status == 422:
+            raise IntervalTooSmall(agreed.headers)
+        return agreed
+
+    async def _timer(self, item: TimerDue) -> None:
+        if item.what == "expired":
+            await self._end(Event.STOPPED, "the session timer expired without a refresh")
+        elif self.data.live and self._refresh.timer is not None:
+            self._send_refresh(self._refresh.timer.headers())
+
+    def _send_refresh(self, extra: HeaderList) -> None:
+        """UPDATE without SDP where the peer takes it, else a re-INVITE with the SDP as it is (RFC 4028 section 7.4)."""
+        dialog = self.record.dialogs[-1].dialog
+        update = "UPDATE" in {each.upper() for each in self._invite.request.headers.values("Allow")}
+        try:
+            if update:
+                self._use.endpoint.request("UPDATE", dialog, headers=extra, now=clock.monotonic())
+            else:
+                sdp = self.data.local_sdp.encode()
+                self._use.endpoint.request("INVITE", dialog, headers=(*extra, *_SDP), body=sdp, now=clock.monotonic())
+        except (LocalError, Overload):
+            self._refresh.again()
+        else:
+            self._refresh.sent()
+            self._use.flush()
+
+    async def _response(self, event: ResponseReceived) -> None:
+        if event.request.method not in {"UPDATE", "INVITE"} or event.response.status < 200:
+            return
+        status = event.response.status
+        if status < 300:
+            agreed = session_timer.accepted(event.response, now=clock.monotonic())
+            self._refresh.start(agreed)
+        elif status in {408, 481}:
+            await self._end(Event.STOPPED, f"the SRC answered our refresh with {status}")
+        elif status == 491:
+            self._refresh.again()
+
+    async def _unanswered(self, event: RequestFailed) -> None:
+        if event.request.method in {"UPDATE", "INVITE"}:
+            await self._end(Event.STOPPED, f"the SRC does not answer ({event.cause})")
 
     # ------------------------------------------------------------------ metadata
 
@@ -325,13 +379,21 @@ class Call:
             try:
                 update = xml.parse(part.body, charset=part.content_type.params.get("charset"))
                 if isinstance(update, Recording):
-                    changes = merge.apply(self.record.metadata, update, at_ns=clock.wall_ns())
+                    changes = merge.apply(self.record.metadata, update, at_ns=self._received_at(request))
                     self._note("metadata", file=name, changes=[_told(each) for each in changes])
             except MetadataError as error:
                 self.record.metadata.faults.append(f"{name}: {error.reason}")
                 self.log.warning("metadata cannot be read", file=name, reason=error.reason)
                 self._note("metadata-error", file=name, reason=error.reason)
         describe.assign_participants(self.record)
+
+    def _received_at(self, request: Request) -> int:
+        return headers.received_at(request, clock.wall_ns())
+
+    def _held(self, channel: Channel) -> bool:
+        """Whether the metadata says that those heard on `channel` send it no more: the call holds it."""
+        people = [self.record.metadata.participants[key] for key in channel.participants]
+        return bool(people) and not any(channel.stream_id in each.sending for each in people)
 
     # ------------------------------------------------------------------ the session's table
 
@@ -342,18 +404,22 @@ class Call:
         if effects:
             self._use.observers.emit("session", self.record)
 
+    @property
+    def _active(self) -> bool:
+        return any(each.mode == "active" for each in self.data.channels)
+
     async def _follow_activity(self) -> None:
         """Pause when the last stream fell silent by agreement, go on when one speaks again."""
-        active = any(each.mode == "active" for each in self.data.channels)
         before = self.data.state
-        await self._fire(Event.ACTIVE if active else Event.INACTIVE)
+        await self._fire(Event.ACTIVE if self._active else Event.INACTIVE)
         if self.data.state is before:
             await self._save()
         else:
-            self._announce("call resumed" if active else "call paused")
+            self._announce("call resumed" if self._active else "call paused")
 
     async def _end(self, event: Event, reason: str) -> None:
         self._ended_at = self._ended_at or clock.wall_ns()
+        self._refresh.stop()
         if self.data.live:
             self.data.ended_ns = self._ended_at
             self.log.info("call ended", reason=reason)
@@ -365,21 +431,22 @@ class Call:
     async def _send_bye(self) -> None:
         for each in self.record.dialogs:
             if each.dialog.state != "terminated":
-                self._use.endpoint.request("BYE", each.dialog, now=clock.monotonic())
+                with contextlib.suppress(LocalError, Overload):  # gone already: there is nobody left to tell
+                    self._use.endpoint.request("BYE", each.dialog, now=clock.monotonic())
         self._use.flush()
 
     async def _close_capture(self) -> None:
+        self._negotiation.withdraw()
         if self._intake is not None:
             result = await self._intake.finish(self._ended_at or clock.wall_ns())
+            self._part.clock = list(self._use.capture.clock_steps())
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
     async def _save(self) -> None:
-        if self._dossier is not None:
-            await self._on_disk(self._write)
+        await self._on_disk(self._write)
         await self._write_notes()
-        if self.data.state is not State.OFFERED and self.data.version > 1:
-            await self._use.store.save(self.record)
+        await self._use.store.save(self.record)
 
     async def _render(self) -> None:
         self._announce("rendering")
@@ -390,12 +457,19 @@ class Call:
             await self._on_disk(mark_failed, self.dossier.folder.path, str(error))
             await self._fire(Event.RENDER_FAILED)
             return
-        self._announce_result(found)
+        self.log.info(
+            "recording ready",
+            verdict=found.verdict,
+            reason=found.reason,
+            seconds=round(found.duration, 2),
+            file=str(found.audio),
+        )
         await self._fire(Event.RENDERED)
 
     async def _release(self) -> None:
-        if self.data.state is State.FAILED and self.data.started_ns is None and self._dossier is not None:
+        if self.data.started_ns is None and self._dossier is not None:
             await self._on_disk(self._dossier.discard)
+            self._notes.clear()
         await self._use.store.tombstone(self.data.session_id)
 
     _EFFECTS: dict[Effect, Callable[[Call], Awaitable[None]]] = {
@@ -408,6 +482,7 @@ class Call:
 
     async def _abandon(self) -> None:
         """After a defect of ours: give back what can be given back; the capture stays for the next start."""
+        self._negotiation.withdraw()
         if self._intake is not None:
             await self._intake.finish(clock.wall_ns())
         await self._send_bye()
@@ -420,16 +495,20 @@ class Call:
         return self._dossier
 
     @property
-    def part(self) -> Part:
+    def _open_intake(self) -> Intake:
         assert self._intake is not None, "the capture is opened together with the folder"
-        return self._intake.part
+        return self._intake
+
+    @property
+    def _part(self) -> Part:
+        return self._open_intake.part
 
     async def _open_folder(self) -> None:
         data, policy = self.data, self._use.policy
         create = partial(Dossier.create, policy.root, data.session_id, fence=data.fence, node=data.node)
         self._dossier = await self._on_disk(create)
         part = Part(data.session_id, data.node, data.fence, started_ns=data.offered_ns)
-        part.clock.append((int(clock.monotonic() * 1e9), clock.offset_ns()))
+        part.clock = list(self._use.capture.clock_steps())
         self._intake = Intake(
             self._use.capture.open(self._dossier.part.path, segment_seconds=policy.segment_seconds),
             part=part,
@@ -442,47 +521,41 @@ class Call:
 
     def _write(self) -> None:
         refused = self._intake.refused if self._intake else []
-        self.dossier.write(describe.manifest(self.record, refused=refused), self.part)
+        self.dossier.write(describe.manifest(self.record, refused=refused), self._part)
 
     def _note(self, event: str, **details: Any) -> None:
         """Remember a line for events.jsonl: written with the next save, at the latest once the event is handled."""
         self._notes.append({"at": timestamp(clock.wall_ns()), "event": event, **details})
 
     async def _write_notes(self) -> None:
-        if self._notes and self._dossier is not None and self.data.state is not State.FAILED:
+        if self._notes and self._dossier is not None:
             notes, self._notes = self._notes, []
             await self._on_disk(self._dossier.part.append_events, notes)
 
     async def _on_disk(self, job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._use.files, partial(job, *args, **kwargs))
 
+    def _modes(self) -> list[str]:
+        return [f"{each.label or each.index}:{each.mode}" for each in self.data.channels]
+
     def _announce(self, event: str, **details: Any) -> None:
         self.log.info(event, state=str(self.data.state), source=self.data.source, **details)
 
-    def _announce_result(self, found: Finished) -> None:
-        self.log.info(
-            "recording ready",
-            verdict=found.verdict,
-            reason=found.reason,
-            seconds=round(found.duration, 2),
-            file=str(found.audio),
-        )
+
+_SDP: HeaderList = (("Content-Type", "application/sdp"),)
+
+
+class IntervalTooSmall(SipError):
+    """Session-Expires below the least that RFC 4028 allows; `headers` tell the peer what that is."""
+
+    status = 422
+
+    def __init__(self, extra: HeaderList) -> None:
+        super().__init__("session interval too small")
+        self.headers = extra
 
 
 def _told(change: merge.Change) -> dict[str, str]:
     """A change of the metadata as events.jsonl has it."""
     told = {"what": change.what, "kind": change.kind, "id": change.id, "at": timestamp(change.at_ns)}
     return told | {key: value for key, value in (("before", change.before), ("after", change.after)) if value}
-
-
-def contact(flow: Flow, external: tuple[IpAddress, ...] = ()) -> str:
-    """Our Contact in a dialog over `flow`, saying that we are an SRS (RFC 7866 section 6.2).
-
-    Its address is the one of `external` (EXTERNAL_IP) of the same family, else the one the request hit.
-    """
-    host, port = flow.local
-    version = ipaddress.ip_address(host).version
-    host = next((str(each) for each in external if each.version == version), host)
-    host = f"[{host}]" if version == 6 else host
-    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-    return f"<sip:{host}:{port}{transport}>;+sip.srs"

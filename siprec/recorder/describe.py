@@ -33,7 +33,7 @@ def manifest(record: SessionRecord, *, refused: Sequence[RefusedEntry] = ()) -> 
         ],
         participants=[_participant(key, each) for key, each in metadata.participants.items()],
         channels=[_channel(each, metadata) for each in call.channels],
-        external_ids=extensions.external_ids(metadata),
+        external_ids=call.external_ids | extensions.external_ids(metadata),
         extensions=[each.xml for each in extensions.extensions(metadata)],
         metadata_errors=list(metadata.faults),
         refused=list(refused),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from siprec.archive.manifest import RefusedEntry
-from siprec.errors import PortsExhausted, SdpError
+from siprec.errors import SdpError
 from siprec.media.capture import CaptureResult, SessionCapture, StreamCapture
 from siprec.media.part import Part, PartStream, PayloadFormat, Phase
 from siprec.media.ports import PortPair, PortPool
@@ -151,17 +151,3 @@ def local_address_towards(remote: str) -> str:
 def payload_types(channel: Channel) -> frozenset[int]:
     """The payload types that `channel` may carry."""
     return frozenset(each.payload_type for each in channel.formats)
-
-
-def reserve(ports: Ports, channels: Iterable[Channel], now: float) -> dict[int, PortPair]:
-    """A pair for each channel, or none at all. Raises PortsExhausted, SdpError."""
-    pairs: dict[int, PortPair] = {}
-    try:
-        for channel in channels:
-            pair = ports.acquire(channel.remote[0] if channel.remote else None, now)
-            pairs[channel.index] = pair
-    except (PortsExhausted, SdpError):
-        for pair in pairs.values():
-            ports.release(pair, now)
-        raise
-    return pairs

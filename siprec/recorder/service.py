@@ -13,13 +13,14 @@ from pyee import EventEmitter
 
 from siprec import clock, log
 from siprec.errors import PeerError, SiprecError
-from siprec.recorder.call import Call, Facilities, Item, Stop, contact
+from siprec.recorder.call import Call, Item, Stop
+from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
 from siprec.session.admission import RateLimiter, RecordingSource, identify, recognise
 from siprec.session.transitions import State
-from siprec.sip.dialog import DialogKey
+from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import (
     AckMissing,
     AckReceived,
@@ -27,10 +28,13 @@ from siprec.sip.events import (
     DialogEnded,
     Event,
     MessageRefused,
+    ProvisionalAcknowledged,
     RequestFailed,
     RequestReceived,
     ResponseReceived,
 )
+from siprec.sip.flow import Flow
+from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
 
 RETRY_AFTER = 5
@@ -83,6 +87,34 @@ class Recorder:
         """Sessions that hold ports now."""
         return sum(call.data.live or call.data.started_ns is None for call in self._calls.values())
 
+    # ------------------------------------------------------------------ asked by the endpoint
+
+    def admit(self, request: Request, flow: Flow, now: float) -> int | None:
+        """Whether a request outside a dialog is let in: None, or the seconds after which it may come again.
+
+        Asked before the request costs any memory; the endpoint then answers 503 by itself.
+        """
+        if request.method not in {"INVITE", "OPTIONS"}:
+            return None
+        reason = self._overload(request.method, flow.remote[0], now)
+        if reason is None:
+            return None
+        self.refused[reason] += 1
+        self.log.warning("refused for now", reason=reason, method=request.method, source=flow.remote[0])
+        return RETRY_AFTER
+
+    def _overload(self, method: str, address: str, now: float) -> str | None:
+        if self.draining:
+            return "shutting down"
+        if self.live >= self._limits.max_sessions:
+            return "MAX_SESSIONS reached"
+        if not self._disk_has_room(now):
+            return "less than DISK_RESERVE free"
+        source = identify(self._limits.sources, address)
+        if method == "INVITE" and not self._rate.allow(source.name if source else address, now):
+            return "SIP_RATE exceeded"
+        return None
+
     # ------------------------------------------------------------------ called by the pump
 
     def handle(self, event: Event, now: float) -> None:
@@ -97,11 +129,7 @@ class Recorder:
 
     def _request(self, event: RequestReceived, now: float) -> None:
         if event.dialog is not None:
-            call = self._by_dialog.get(event.dialog.key)
-            if call is None:
-                self._answer(event, 481, now)
-            else:
-                call.post(event)
+            self._in_dialog(event, event.dialog, now)
         elif event.request.method == "INVITE":
             self._invite(event, now)
         elif event.request.method == "OPTIONS":
@@ -109,13 +137,20 @@ class Recorder:
         else:
             self._answer(event, 481 if event.request.method == "BYE" else 405, now)
 
+    def _in_dialog(self, event: RequestReceived, dialog: Dialog, now: float) -> None:
+        call = self._by_dialog.get(dialog.key)
+        source = identify(self._limits.sources, event.flow.remote[0])
+        if call is None:
+            self._answer(event, 481, now)
+        elif source is None or source.name != call.data.identity:
+            self._count("request of another identity", event)
+            self._answer(event, 403, now)
+        else:
+            call.post(event)
+
     def _invite(self, event: RequestReceived, now: float) -> None:
         source = identify(self._limits.sources, event.flow.remote[0])
         assert source is not None, "unlisted sources are dropped before parsing"
-        reason = self._overload(source, now)
-        if reason is not None:
-            self._unavailable(event, reason, now)
-            return
         try:
             found = recognise(event.request, bodies.read(event.request).parts, strict=self._limits.strict)
         except PeerError as error:
@@ -124,29 +159,16 @@ class Recorder:
             self._answer(event, error.status, now, headers)
             return
         if not found.is_recording_session and not self._limits.plain_calls:
-            self.refused["not a recording session"] += 1
-            self.log.warning(
-                "INVITE is no recording session", source=event.flow.remote[0], setting="RECORD_PLAIN_CALLS"
-            )
+            self._count("not a recording session", event, setting="RECORD_PLAIN_CALLS")
             self._answer(event, 403, now)
             return
         self._begin(event, source)
 
-    def _overload(self, source: RecordingSource, now: float) -> str | None:
-        if self.draining:
-            return "shutting down"
-        if len(self._calls) >= self._limits.max_sessions and self.live >= self._limits.max_sessions:
-            return "MAX_SESSIONS reached"
-        if not self._disk_has_room(now):
-            return "less than DISK_RESERVE free"
-        if not self._rate.allow(source.name, now):
-            return "SIP_RATE exceeded"
-        return None
-
-    def _unavailable(self, event: RequestReceived, reason: str, now: float) -> None:
+    def _count(self, reason: str, event: RequestReceived, **details: str) -> None:
         self.refused[reason] += 1
-        self.log.warning("call refused", source=event.flow.remote[0], status=503, reason=reason)
-        self._answer(event, 503, now, [("Retry-After", str(RETRY_AFTER))])
+        self.log.warning(
+            "request refused", reason=reason, method=event.request.method, source=event.flow.remote[0], **details
+        )
 
     def _begin(self, event: RequestReceived, source: RecordingSource) -> None:
         call = Call(self._use, event, source)
@@ -167,39 +189,39 @@ class Recorder:
                 self._by_dialog.pop(each.dialog.key, None)
 
     def _options(self, event: RequestReceived, now: float) -> None:
-        reason = "shutting down" if self.draining else None
-        if reason is None and self.live >= self._limits.max_sessions:
-            reason = "MAX_SESSIONS reached"
-        if reason is not None:
-            self._answer(event, 503, now, [("Retry-After", str(RETRY_AFTER))])
-        else:
-            self._answer(event, 200, now, [("Accept", ", ".join(bodies.ACCEPT))])
+        self._answer(event, 200, now, [("Accept", ", ".join(bodies.ACCEPT))])
 
-    def _acknowledged(self, event: AckReceived | AckMissing, _: float) -> None:
+    def _of_dialog(self, event: AckReceived | AckMissing, _: float) -> None:
         self._post(self._by_dialog.get(event.dialog.key), event)
 
-    def _cancelled(self, event: Cancelled, _: float) -> None:
+    def _of_invite(self, event: Cancelled | ProvisionalAcknowledged, _: float) -> None:
         self._post(self._by_invite.get(event.transaction), event)
 
-    def _refused(self, event: MessageRefused, _: float) -> None:
+    def _of_ours(self, event: ResponseReceived | RequestFailed, _: float) -> None:
+        """What became of a request that we sent in a dialog."""
+        if isinstance(event, RequestFailed):
+            cause, method = event.cause, event.request.method
+            self.log.info("no answer to our request", method=method, cause=cause, call_id=event.request.call_id)
+        if event.dialog is not None:
+            self._post(self._by_dialog.get(event.dialog.key), event)
+
+    def _dropped(self, event: MessageRefused, _: float) -> None:
         self.refused[event.reason] += 1
         self.log.debug("message refused", source=event.flow.remote[0], reason=event.reason)
 
-    def _finished(self, event: RequestFailed, _: float) -> None:
-        self.log.info("request failed", method=event.request.method, cause=event.cause, call_id=event.request.call_id)
-
-    def _ignore(self, event: Event, _: float) -> None:
-        """Answers to our BYE and the like change nothing: the call has moved on by itself."""
+    def _over(self, event: DialogEnded, _: float) -> None:
+        """The call has heard of it by the request that ended the dialog."""
 
     _HANDLERS: dict[type, Callable[..., None]] = {
         RequestReceived: _request,
-        AckReceived: _acknowledged,
-        AckMissing: _acknowledged,
-        Cancelled: _cancelled,
-        MessageRefused: _refused,
-        RequestFailed: _finished,
-        ResponseReceived: _ignore,
-        DialogEnded: _ignore,
+        AckReceived: _of_dialog,
+        AckMissing: _of_dialog,
+        Cancelled: _of_invite,
+        ProvisionalAcknowledged: _of_invite,
+        ResponseReceived: _of_ours,
+        RequestFailed: _of_ours,
+        MessageRefused: _dropped,
+        DialogEnded: _over,
     }
 
     # ------------------------------------------------------------------ start and stop

@@ -67,7 +67,10 @@ class DialogInfo:
 
 @dataclass(slots=True)
 class CallData:
-    """A recording session. Times are CLOCK_REALTIME nanoseconds; `answer` is our last SDP, its o= line included."""
+    """A recording session. Times are CLOCK_REALTIME nanoseconds.
+
+    `local_sdp`: our last offer or answer. `external_ids`: ids that other systems know the call by, from its headers.
+    """
 
     session_id: str
     node: str
@@ -80,7 +83,8 @@ class CallData:
     version: int = 0
     started_ns: int | None = None
     ended_ns: int | None = None
-    answer: str = ""
+    local_sdp: str = ""
+    external_ids: dict[str, str] = field(default_factory=dict)
     channels: list[Channel] = field(default_factory=list)
     history: deque[HistoryEntry] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
 

@@ -6,7 +6,7 @@ refresh sends it, yields no change, so it never restarts anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,8 +28,21 @@ class Change:
     channel: Channel
 
 
-def changes(channels: Sequence[Channel], streams: Iterable[NegotiatedStream]) -> list[Change]:
-    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe."""
+def _nobody_holds(_: Channel) -> bool:
+    return False
+
+
+def changes(
+    channels: Sequence[Channel],
+    streams: Iterable[NegotiatedStream],
+    *,
+    held: Callable[[Channel], bool] = _nobody_holds,
+) -> list[Change]:
+    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe.
+
+    `held` tells of an inactive channel whether the call itself holds it (its metadata says that nobody sends it any
+    more); without that an inactive stream is a pause of the recording (RFC 7866 section 7.1.1.1).
+    """
     found: list[Change] = []
     count = len(channels)
     for stream in streams:
@@ -44,7 +57,7 @@ def changes(channels: Sequence[Channel], streams: Iterable[NegotiatedStream]) ->
             index = count if known is None else known.index
             count += known is None
             found.append(Change("opened", _channel(index, stream)))
-        elif (wanted := _moved(current, stream)) != current:
+        elif (wanted := _moved(current, stream, held)) != current:
             found.append(Change("changed", wanted))
     return found
 
@@ -79,11 +92,12 @@ def _channel(index: int, stream: NegotiatedStream) -> Channel:
     )
 
 
-def _moved(current: Channel, stream: NegotiatedStream) -> Channel:
+def _moved(current: Channel, stream: NegotiatedStream, held: Callable[[Channel], bool]) -> Channel:
+    mode = mode_of(stream)
     return replace(
         current,
         label=current.label if stream.label is None else stream.label,
-        mode=mode_of(stream),
+        mode="hold" if mode == "paused" and held(current) else mode,
         formats=stream.formats,
         remote=_remote(stream) or current.remote,
         remote_rtcp=stream.remote_rtcp or current.remote_rtcp,

@@ -1,0 +1,62 @@
+"""What every call works with: settings as plain values, and the parts that all calls share."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyee import EventEmitter
+
+from siprec.media.capture import Capture
+from siprec.media.source import SourcePolicy
+from siprec.recorder.finish import FinishOptions
+from siprec.recorder.intake import Ports
+from siprec.recorder.negotiation import IpAddress
+from siprec.recorder.pool import RenderPool
+from siprec.sip.endpoint import Endpoint
+from siprec.sip.flow import Flow
+from siprec.store.base import SessionStore
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings that decide how a call is recorded; plain values, see siprec.config for their meaning."""
+
+    root: Path
+    node: str
+    external: tuple[IpAddress, ...] = ()
+    rtp_source: SourcePolicy = SourcePolicy.ADDRESS
+    segment_seconds: float = 0
+    finish: FinishOptions = field(default_factory=FinishOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Facilities:
+    """What every call works with; one set for the server."""
+
+    policy: Policy
+    endpoint: Endpoint
+    capture: Capture
+    ports: Ports
+    store: SessionStore
+    pool: RenderPool
+    files: Executor
+    entropy: Callable[[int], bytes]
+    flush: Callable[[], None]
+    observers: EventEmitter
+
+
+def contact(flow: Flow, external: tuple[IpAddress, ...] = ()) -> str:
+    """Our Contact in a dialog over `flow`, saying that we are an SRS (RFC 7866 section 6.2).
+
+    Its address is the one of `external` (EXTERNAL_IP) of the same family, else the one the request hit.
+    """
+    host, port = flow.local
+    version = ipaddress.ip_address(host).version
+    host = next((str(each) for each in external if each.version == version), host)
+    host = f"[{host}]" if version == 6 else host
+    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
+    return f"<sip:{host}:{port}{transport}>;+sip.srs"

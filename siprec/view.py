@@ -58,9 +58,7 @@ def details(folder: RecordingFolder) -> RenderableType:
     lines: list[RenderableType] = [head]
     if manifest.verdict_reason:
         lines.append(Text(tame(manifest.verdict_reason, 1000), "dim"))
-    lines.append(
-        Text(f"{manifest.id}  {manifest.state}  from {manifest.source}  call-id {tame(manifest.call_id, 80)}", "dim")
-    )
+    lines.append(Text(f"{manifest.id}  {manifest.state}  from {manifest.source}", "dim"))
     lines += [
         Text(f"  {tame(each.name or '')} <{tame(each.aor or each.participant_id)}>") for each in manifest.participants
     ]
@@ -112,12 +110,11 @@ def _audio(manifest: Manifest) -> str:
 
 def _channel(channel: ChannelEntry, shape: str) -> list[Text]:
     who = tame(channel.participant or f"channel {channel.index}", 20)
-    facts = (
-        f"{'':14}label {tame(channel.label or '-', 20)} · {channel.codec or '-'} · {channel.packets} packets · "
-        f"{channel.lost} lost · {channel.duplicate} duplicate · {channel.reordered} reordered · "
-        f"jitter {channel.jitter_ms:.1f} ms"
-    )
-    return [Text(f"  {who:<12}▕{shape}▏"), Text(facts, "dim")]
+    flaws = (("lost", channel.lost), ("duplicate", channel.duplicate), ("reordered", channel.reordered))
+    facts = [f"label {tame(channel.label or '-', 20)}", channel.codec or "no codec", f"{channel.packets} packets"]
+    facts += [f"{count} {name}" for name, count in flaws if count]
+    facts.append(f"jitter {channel.jitter_ms:.1f} ms")
+    return [Text(f"  {who:<10}▕{shape}▏"), Text(f"{'':13}{' · '.join(facts)}", "dim")]
 
 
 def _gap(gap: GapEntry) -> str:

@@ -1,0 +1,52 @@
+import io
+import json
+
+import pytest
+
+from siprec import log
+
+
+@pytest.fixture
+def lines() -> io.StringIO:
+    out = io.StringIO()
+    log.configure("info", "json", out)
+    return out
+
+
+def test_each_line_is_one_json_object(lines: io.StringIO) -> None:
+    log.get(session="1").info("call offered", source="192.0.2.1")
+    (line,) = lines.getvalue().splitlines()
+    found = json.loads(line)
+    assert (found["event"], found["session"], found["level"]) == ("call offered", "1", "info")
+    assert found["ts"].endswith("Z")
+
+
+def test_text_from_the_network_cannot_forge_a_line_or_reach_the_terminal(lines: io.StringIO) -> None:
+    log.get().warning("refused", reason='x\n{"event":"forged"}\r\x1b[31m\x00\u202e')
+    (line,) = lines.getvalue().splitlines()
+    reason = json.loads(line)["reason"]
+    assert reason.isprintable()
+    assert "\\n" in reason
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"), [(log.FIELD_LIMIT, log.FIELD_LIMIT), (log.FIELD_LIMIT + 1, log.FIELD_LIMIT)]
+)
+def test_a_field_is_capped(lines: io.StringIO, length: int, kept: int) -> None:
+    log.get().info("x", field="a" * length)
+    field = json.loads(lines.getvalue())["field"]
+    assert len(field) == kept
+    assert field.endswith("…") == (length > log.FIELD_LIMIT)
+
+
+def test_a_lower_level_is_left_out(lines: io.StringIO) -> None:
+    log.get().debug("nothing")
+    assert lines.getvalue() == ""
+
+
+def test_the_console_shows_events_for_people() -> None:
+    out = io.StringIO()
+    log.configure("debug", "console", out)
+    log.get(session="1").debug("call offered")
+    assert "call offered" in out.getvalue()
+    assert "session" in out.getvalue()

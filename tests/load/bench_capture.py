@@ -1,119 +1,221 @@
-"""Measures capture to disk against a C program that receives the same packets and throws them away.
+"""Capture to disk: CPU of siprec beside a C program that throws packets away and one that records in the usual way.
 
-    python tests/load/bench_capture.py [--streams 1000] [--seconds 6]
-
-Both run beside a generator of 20 ms G.711, one after the other; the CPU time of the receiving process alone is
-counted. Prints one JSON line; seconds per million packets are microseconds per packet. Not run by the tests.
+Each of the three receives the same 20 ms G.711 packets from the same generator on another core, one after the other,
+several times; medians are told. The processor time of the receiving process alone counts, all its threads, without
+start and warm-up; seconds per million packets are microseconds per packet. After each run every packet sent must be
+accounted for, and every record must be on disk.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-import random
-import resource
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from siprec.media.capture import Capture, Fault
-from siprec.media.pcap import PcapReader
-from siprec.media.ports import PortPool
+from siprec.media.pcap import FILE_HEADER, IPV4_HEADERS, RECORD_HEADER
+from tests.load import machine
 
-HERE = Path(__file__).parent
-ADDRESS, FIRST_PORT, SOURCE_PORT = "127.0.0.1", 20_000, 28_000
-MARGIN = 1.0
-WARM_UP = 1.5
-"""Seconds after which all streams are settled; setting up calls is not what is measured here."""
+ADDRESS = "127.5.0.60"
+"""A loopback address that other programs hardly use, so that the ports are free."""
 
+FIRST_PORT = 12_000
+LAST_PORT = 32_767  # the ephemeral ports of other programs begin here
+PORTS_PER_STREAM = 3  # RTP, RTCP, and the generator's
+DESCRIPTORS_PER_STREAM = 2.5
+DESCRIPTORS_SPARE = 200
 
-def build(name: str, folder: Path) -> str:
-    program = folder / name
-    subprocess.run(["gcc", "-O2", "-o", str(program), str(HERE / f"{name}.c")], check=True)
-    return str(program)
+STREAMS = "200,1000,2000,4000"
+SECONDS = 2.0
+ROUNDS = 3
 
+WARM_UP_SECONDS = 0.6
+"""Three ticks: sources are learned, files begun; setting up calls is not what is measured here."""
 
-def arguments(streams: int, seconds: float) -> list[str]:
-    return [ADDRESS, str(FIRST_PORT), str(streams), str(seconds)]
+SETTLE_SECONDS = 0.45
+"""Two ticks: what was sent has been received and written."""
 
+REQUIRED_RATIO, AIM_RATIO = 3.0, 2.2
 
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def bare(folder: Path, streams: int, seconds: float) -> dict[str, float]:
-    receiver = [build("bare_receiver", folder), *arguments(streams, seconds + MARGIN)]
-    generator = [build("rtp_generator", folder), *arguments(streams, seconds), str(SOURCE_PORT)]
-    with subprocess.Popen(receiver, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        sent = int(subprocess.run(generator, stdout=subprocess.PIPE, text=True, check=True).stdout)
-        packets, used = process.stdout.read().split()
-    return {"sent": sent, "received": int(packets), "s_per_million": float(used) / int(packets) * 1e6}
+RECORD = RECORD_HEADER + IPV4_HEADERS + 172
+"""A 20 ms G.711 packet in a capture file."""
 
 
-def capture(folder: Path, target: Path, *, streams: int, seconds: float) -> dict[str, float]:
-    """Two streams a session, all checks on; the descriptors, ports and files of real use."""
-    generator = [build("rtp_generator", folder), *arguments(streams, seconds), str(SOURCE_PORT)]
-    faults: list[Fault] = []
-    pool = PortPool(ADDRESS, FIRST_PORT, FIRST_PORT + 2 * streams - 1, choose=random.Random(1))
-    pairs = sorted((pool.acquire(0.0) for _ in range(streams)), key=lambda pair: pair.port)
-    engine = Capture(on_fault=faults.append)
-    sessions = []
-    for first in range(0, streams, 2):
-        directory = target / f"{first:05d}"
-        directory.mkdir()
-        session = engine.open(directory)
-        for index in range(first, min(first + 2, streams)):
-            remote = (ADDRESS, SOURCE_PORT + index)
-            session.add(pairs[index], channel=index % 2, payload_types=frozenset({8}), remote=remote)
-        sessions.append(session)
-    engine.start()
-    with subprocess.Popen(generator, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        time.sleep(WARM_UP)
-        began, before = cpu(), engine.totals().packets
-        sent = int(process.stdout.read())
-    time.sleep(MARGIN)
-    totals = engine.totals()
-    used, packets = cpu() - began, totals.packets - before
-    results = [session.close() for session in sessions]
-    files = [path for each in results for path in each.result(30).files]
-    engine.stop()
-    for pair in pairs:
-        pool.release(pair, 0.0)
-    pool.close()
-    on_disk = sum(len(batch.offset) for path in files for batch in PcapReader(path).batches())
-    assert not faults, faults
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One receiver, once. `octets` is what its files hold, without their headers."""
+
+    sent: int
+    received: int
+    s_per_million: float
+    octets: int
+    late_ms: float
+    told: dict[str, Any]
+
+
+Command = Callable[[int, str], list[str]]
+"""The command line of a receiver, given the number of streams and a folder for its files."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--streams", default=STREAMS, help=f"numbers of streams, two a call (default {STREAMS})")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"measured in each run (default {SECONDS:g})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each, for the median (default {ROUNDS})")
+    parser.add_argument(
+        "--burst-us", type=int, default=1000, help="packets due within this time are sent together (default 1000)"
+    )
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One figure for each number of streams. Raises ValueError for one that cannot be run here."""
+    numbers = [_checked(each) for each in str(options.streams).split(",")]
+    with tempfile.TemporaryDirectory(prefix="siprec-bench-") as name:
+        folder = Path(name)
+        names = ["rtp_generator", "bare_receiver", "epoll_recorder"]
+        programs = machine.build(names, folder) if machine.compiler() else {}
+        if not programs:
+            _say("no C compiler (gcc): nothing to compare with, and packets come from a generator in Python")
+        receivers = _receivers(programs)
+        for streams in numbers:
+            generate = _generator(programs.get("rtp_generator"), streams, options.burst_us)
+            runs: dict[str, list[Run]] = {each: [] for each in receivers}
+            for number in range(options.rounds):
+                for each, command in receivers.items():
+                    runs[each].append(_once(command, generate, streams, options.seconds))
+                    told = f"{runs[each][-1].s_per_million:.2f} s per million"
+                    _say(f"{streams} streams, round {number + 1} of {options.rounds}, {each}: {told}")
+            yield _figure(streams, options.seconds, runs)
+
+
+def _checked(text: str) -> int:
+    descriptors = machine.raise_descriptor_limit()
+    most = (LAST_PORT - FIRST_PORT) // PORTS_PER_STREAM
+    most = min(most, int((descriptors - DESCRIPTORS_SPARE) / DESCRIPTORS_PER_STREAM))
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise ValueError(f"--streams: {text!r} is no number from 1 to {most} (ports, open files)")
+    return int(text)
+
+
+def _receivers(programs: dict[str, str]) -> dict[str, Command]:
+    """Ours last: what it leaves to be written back must not slow the others."""
+
+    def place(streams: int) -> list[str]:
+        return [ADDRESS, str(FIRST_PORT), str(streams)]
+
+    found: dict[str, Command] = {}
+    if programs:
+        found["bare"] = lambda streams, _: [programs["bare_receiver"], *place(streams)]
+        found["epoll"] = lambda streams, folder: [programs["epoll_recorder"], *place(streams), folder]
+    module = [sys.executable, "-m", "tests.load.capture_receiver"]
+    found["capture"] = lambda streams, folder: [*module, *place(streams), folder, str(_sources(streams))]
+    return found
+
+
+def _sources(streams: int) -> int:
+    """The generator's first port, behind those of the receiver."""
+    return FIRST_PORT + 2 * streams
+
+
+Generate = Callable[[float], tuple[int, float]]
+"""Sends for so many seconds; packets sent, and by how many milliseconds the last was late."""
+
+
+def _generator(program: str | None, streams: int, burst_us: int) -> Generate:
+    command = [program] if program else [sys.executable, "-m", "tests.load.rtp_generator"]
+    elsewhere = machine.cores()[1]
+
+    def generate(seconds: float) -> tuple[int, float]:
+        place = [ADDRESS, str(FIRST_PORT), str(streams), str(seconds), str(_sources(streams)), str(burst_us)]
+        with subprocess.Popen([*command, *place], stdout=subprocess.PIPE, text=True, cwd=machine.ROOT) as process:
+            os.sched_setaffinity(process.pid, elsewhere)
+            sent, late_ms = process.communicate()[0].split()
+        return int(sent), float(late_ms)
+
+    return generate
+
+
+def _once(command: Command, generate: Generate, streams: int, seconds: float) -> Run:
+    with tempfile.TemporaryDirectory(prefix="siprec-bench-") as folder:
+        own = machine.cores()[0]
+        process = subprocess.Popen(command(streams, folder), stdout=subprocess.PIPE, text=True, cwd=machine.ROOT)
+        try:
+            _place(process, own)
+            before, _ = generate(WARM_UP_SECONDS)
+            time.sleep(SETTLE_SECONDS)
+            began = machine.cpu_seconds(process.pid)
+            sent, late_ms = generate(seconds)
+            time.sleep(SETTLE_SECONDS)
+            used = machine.cpu_seconds(process.pid) - began
+            process.terminate()
+            told = json.loads(process.communicate()[0])
+        finally:
+            process.kill()
+            process.wait()
+        files = [each.stat().st_size - FILE_HEADER for each in Path(folder).rglob("*.pcap")]
+    details = told if isinstance(told, dict) else {"packets": told}
+    return Run(before + sent, details["packets"], used / sent * 1e6, sum(files), late_ms, details)
+
+
+def _place(process: subprocess.Popen[str], core: set[int]) -> None:
+    """Wait until it is bound, and keep it, all threads, on `core`."""
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        raise RuntimeError(f"{process.args} did not start")
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), core)
+
+
+def _figure(streams: int, seconds: float, runs: dict[str, list[Run]]) -> dict[str, Any]:
+    ours = runs["capture"]
+    middle = {name: statistics.median(each.s_per_million for each in found) for name, found in runs.items()}
+    figure: dict[str, Any] = {
+        "bench": "capture",
+        "streams": streams,
+        "s_per_million": round(middle["capture"], 2),
+        "lost": max(each.sent - each.received for each in ours),
+        "records_missing": max(each.sent - each.octets // RECORD for each in ours),
+        "kernel_drops": max(each.told["kernel_drops"] for each in ours),
+        "late_ticks": max(each.told["late_ticks"] for each in ours),
+        "faults": sum(len(each.told["faults"]) for each in ours),
+        "grown_mib": max(each.told["grown_mib"] for each in ours),
+        "calls_per_core": round(10_000 / middle["capture"]),
+        "spread": _spread([each.s_per_million for each in ours]),
+        "late_ms": max(each.late_ms for each in ours),
+        "rounds": len(ours),
+        "seconds": seconds,
+    }
+    if "bare" in middle:
+        figure |= _compared(middle, runs)
+    return figure
+
+
+def _compared(middle: dict[str, float], runs: dict[str, list[Run]]) -> dict[str, Any]:
+    ratio = middle["capture"] / middle["bare"]
     return {
-        "sent": sent,
-        "received": on_disk,
-        "kernel_drops": totals.kernel_drops,
-        "late_ticks": totals.late_ticks,
-        "s_per_million": used / packets * 1e6,
+        "bare": round(middle["bare"], 2),
+        "epoll": round(middle["epoll"], 2),
+        "ratio_bare": round(ratio, 2),
+        "ratio_epoll": round(middle["capture"] / middle["epoll"], 2),
+        "lost_bare": max(each.sent - each.received for each in runs["bare"]),
+        "lost_epoll": max(each.sent - each.octets // RECORD for each in runs["epoll"]),
+        "required": {"ratio_bare": REQUIRED_RATIO, "ratio_epoll": 1.0, "lost": 0},
+        "aim": {"ratio_bare": AIM_RATIO},
+        "met": ratio <= REQUIRED_RATIO and middle["capture"] < middle["epoll"],
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    options = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        target = folder / "recordings"
-        target.mkdir()
-        limit = bare(folder, options.streams, options.seconds)
-        ours = capture(folder, target, streams=options.streams, seconds=options.seconds)
-    ratio = round(ours["s_per_million"] / limit["s_per_million"], 2)
-    calls = round(10_000 / ours["s_per_million"])
-    line = {"streams": options.streams, "bare": limit, "capture": ours, "ratio": ratio, "calls_per_core": calls}
-    json.dump(line, sys.stdout)
-    print()
+def _spread(values: Sequence[float]) -> float:
+    """How far apart the runs were, as a share of their median."""
+    return round((max(values) - min(values)) / statistics.median(values), 2)
 
 
-if __name__ == "__main__":
-    main()
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,76 @@
+"""Benchmarks of siprec: what a call costs, as ratios against a stand-in measured in the same run.
+
+Absolute figures depend on the machine, ratios hardly. A benchmark never fails a build: each figure says what is
+required ("required", "met") and you judge. What was lost or left out is in the line too. Progress goes to stderr, one
+JSON line per figure to stdout.
+
+    scripts/bench capture                           CPU of capturing RTP to disk, for 200 to 4000 streams (2 minutes)
+    scripts/bench capture --streams 2000 --rounds 5 one number of streams, a steadier median
+    scripts/bench render                            CPU of rendering a 5-minute call, memory for one of 24 hours
+    scripts/bench all > figures.jsonl               everything, for keeping
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tests.load import bench_capture, bench_render, machine
+
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """`run` yields figures as they are found; `configure` declares its options, each with a default."""
+
+    summary: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Iterator[Figure]]
+
+
+BENCHES = {
+    "capture": Bench("CPU of capturing RTP to disk, by number of streams", bench_capture.configure, bench_capture.run),
+    "render": Bench("CPU and memory of rendering a call to audio", bench_render.configure, bench_render.run),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = made.add_subparsers(dest="name", metavar="NAME", required=True)
+    for name, bench in BENCHES.items():
+        bench.configure(names.add_parser(name, help=bench.summary, description=bench.summary))
+    names.add_parser("all", help="all of these, each with its defaults")
+    return made
+
+
+def defaults(name: str) -> argparse.Namespace:
+    return parser().parse_args([name])
+
+
+def main() -> int:
+    options = parser().parse_args()
+    chosen = [defaults(name) for name in BENCHES] if options.name == "all" else [options]
+    warning = machine.disturbed()
+    if warning:
+        print(warning, file=sys.stderr)
+    print(json.dumps({"bench": "machine", **machine.describe()}), flush=True)
+    try:
+        for each in chosen:
+            for figure in BENCHES[each.name].run(each):
+                print(json.dumps(figure), flush=True)
+    except (ValueError, RuntimeError, subprocess.CalledProcessError) as problem:
+        print(f"scripts/bench: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

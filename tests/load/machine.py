@@ -1,0 +1,73 @@
+"""What the measurements need of the machine: cores apart, C programs built, CPU time of another process, its name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+BUSY = 0.25
+"""Load average per core from which others disturb the figures; said, not forbidden."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def compiler() -> str | None:
+    """The C compiler, None when there is none."""
+    return shutil.which("gcc") or shutil.which("cc")
+
+
+def build(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """Compile `names` of this folder; where each program lies. Raises RuntimeError without a compiler."""
+    found = compiler()
+    if found is None:
+        raise RuntimeError("no C compiler (gcc)")
+    programs = {name: str(folder / name) for name in names}
+    for name, program in programs.items():
+        subprocess.run([found, "-O2", "-Wall", "-o", program, str(HERE / f"{name}.c")], check=True)
+    return programs
+
+
+def cores() -> tuple[set[int], set[int]]:
+    """Where the measured process runs, and where everything else does: two cores, or the only one for both."""
+    available = sorted(os.sched_getaffinity(0))
+    return {available[0]}, set(available[1:2] or available)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of the process, to the nanosecond (CPUCLOCK_SCHED of another process)."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def disturbed() -> str | None:
+    """A sentence when the machine is busy with something else."""
+    load, count = os.getloadavg()[0], os.cpu_count() or 1
+    if load / count < BUSY:
+        return None
+    return f"the machine is busy (load {load:.2f} on {count} cores): figures will scatter"
+
+
+def describe() -> dict[str, str | int]:
+    """The machine in words that may be published: no names, no addresses."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "cpu": next(models, platform.machine()),
+        "cores": os.cpu_count() or 1,
+        "linux": ".".join(platform.release().split("-")[0].split(".")[:2]),
+        "python": platform.python_version(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+    }

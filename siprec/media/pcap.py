@@ -223,6 +223,8 @@ def _run(data: bytes, at: int, *, stride: int, length: int, room: int) -> int:
     total = 0
     for look in (_FIRST_LOOK, _FULL_LOOK):
         count = min(look, room - total)
+        if count == 0:
+            break
         lengths = np.ndarray((count,), "<u4", data, at + total * stride + 8, (stride,))
         differ = lengths != length
         if differ.any():

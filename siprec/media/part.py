@@ -8,10 +8,17 @@ packets before it. Times are CLOCK_REALTIME nanoseconds, as the kernel stamps pa
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 SCHEMA = "siprec.part/1"
+
+MAX_NUMBER = 2**63 - 1
+"""Times are nanoseconds, which rendering keeps in 64-bit integers."""
+
+_T = TypeVar("_T")
 
 Mode = Literal["active", "hold", "paused", "closed"]
 """What a stream should be doing: sending; held by the call; paused by the SRC; removed from the session."""
@@ -90,15 +97,48 @@ def dump(part: Part) -> bytes:
 
 
 def load(data: bytes) -> Part:
-    """The inverse of `dump`. Raises ValueError, KeyError or TypeError when `data` is no part of this schema."""
-    raw: dict[str, Any] = json.loads(data)
-    if raw["schema"] != SCHEMA:
+    """The inverse of `dump`. Raises ValueError, KeyError or TypeError when `data` is no part of this schema.
+
+    Every value is checked, since what a disk gives back after a crash need not be what was written.
+    """
+    try:
+        raw = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    part: Part = _read(Part, raw)
+    if part.schema != SCHEMA:
         raise ValueError(f"not {SCHEMA}")
-    streams = [PartStream(**{**each, "phases": [_phase(phase) for phase in each["phases"]]}) for each in raw["streams"]]
-    outages = [Outage(**each) for each in raw["outages"]]
-    clock = [(int(at), int(offset)) for at, offset in raw["clock"]]
-    return Part(**{**raw, "streams": streams, "outages": outages, "clock": clock})
+    return part
 
 
-def _phase(raw: dict[str, Any]) -> Phase:
-    return Phase(**{**raw, "formats": tuple(PayloadFormat(**each) for each in raw["formats"])})
+def _read(kind: Any, raw: Any) -> Any:
+    """What JSON gave as `raw`, as a value of type `kind`."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = _hints(kind)
+        return kind(**{name: _read(hints[name], value) for name, value in _typed(dict, raw).items()})
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if raw not in inner:
+            raise ValueError("a word that is not known")
+        return raw
+    if origin is UnionType:  # X | None
+        return None if raw is None else _read(inner[0], raw)
+    if origin is list:
+        return [_read(inner[0], each) for each in _typed(list, raw)]
+    if origin is tuple:
+        kinds = [inner[0]] * len(_typed(list, raw)) if inner[-1] is Ellipsis else inner
+        return tuple(_read(each, value) for each, value in zip(kinds, _typed(list, raw), strict=True))
+    if _typed(kind, raw).__class__ is int and abs(raw) > MAX_NUMBER:
+        raise ValueError("a number beyond 63 bits")
+    return raw
+
+
+def _typed(kind: type[_T], raw: Any) -> _T:
+    if type(raw) is not kind:
+        raise TypeError(f"{kind.__name__} was expected")
+    return raw
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KEYS = "0123456789*#ABCD"
 """Events 0 to 15 (RFC 4733 section 3.2)."""
@@ -68,14 +68,24 @@ class Collector:
 
     def __init__(self, limit: int = MAX_EVENTS) -> None:
         self._limit = limit
-        self._events: dict[tuple[int, int], Event] = {}
-        self._continued: dict[tuple[int, int], Event] = {}  # by where the next segment would begin
+        self._segments: dict[tuple[int, int], Event] = {}  # by code and start
         self.omitted = 0
 
     @property
     def events(self) -> list[Event]:
-        """All events by start."""
-        return sorted({id(event): event for event in self._events.values()}.values(), key=lambda event: event.start)
+        """All events by start. Segments that follow each other are one event, whichever came first."""
+        found: dict[tuple[int, int], Event] = {}  # by code and where a further segment would begin
+        for code, start in sorted(self._segments, key=lambda place: place[1]):
+            segment = self._segments[code, start]
+            event = found.pop((code, start), None)
+            if event is None:
+                event = replace(segment)
+            else:
+                event.duration, event.ended = start + segment.duration - event.start, segment.ended
+                event.sequence = min(event.sequence, segment.sequence)
+            goes_on = segment.duration == _FULL and not segment.ended
+            found[(code, start + segment.duration) if goes_on else (-1, len(found))] = event
+        return sorted(found.values(), key=lambda event: (event.start, event.code))
 
     def feed(self, timestamp: int, payload: bytes, *, sequence: int) -> None:
         """One packet: its unwrapped timestamp, its payload and its extended sequence number."""
@@ -85,15 +95,12 @@ class Collector:
             start += lasts
 
     def _note(self, code: int, start: int, *, lasts: int, volume: int, end: bool, sequence: int) -> None:
-        place = (code, start)
-        event = self._events.get(place) or self._continued.pop(place, None)
-        if event is None:
-            if len(self._events) >= self._limit:
+        segment = self._segments.get((code, start))
+        if segment is None:
+            if len(self._segments) >= self._limit:
                 self.omitted += 1
                 return
-            event = Event(code, start, lasts, volume, sequence)
-        self._events[place] = event
-        event.duration = max(event.duration, start + lasts - event.start)
-        event.ended = event.ended or end
-        if lasts == _FULL and not end:
-            self._continued[(code, start + lasts)] = event
+            segment = self._segments[code, start] = Event(code, start, lasts, volume, sequence)
+        segment.duration = max(segment.duration, lasts)
+        segment.ended = segment.ended or end
+        segment.sequence = min(segment.sequence, sequence)

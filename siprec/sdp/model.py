@@ -297,7 +297,8 @@ class SessionDescription:
 
     def with_origin(self, origin: Origin) -> SessionDescription:
         """The same description under another o= line."""
-        return of_lines(Line("o", str(origin)) if line.type == "o" else line for line in self)
+        head = [Line("o", str(origin)) if line.type == "o" else line for line in self.session.lines]
+        return of_lines([*head, *(line for media in self.media for line in media.lines)])
 
 
 def parse(text: str | bytes) -> SessionDescription:

@@ -131,7 +131,7 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
         entry.duplicate = found.duplicate
         entry.reordered = found.reordered
         entry.jitter_ms = round(found.jitter_ms, 3)
-        entry.drift_ppm = round(found.drift_ppm, 1)
+        entry.drift_ppm = round(found.drift_ppm, 1) + 0.0  # no -0.0
         manifest.channels.append(entry)
     manifest.gaps = [GapEntry(gap.channel, round(gap.start, 6), round(gap.length, 6), gap.cause) for gap in report.gaps]
 

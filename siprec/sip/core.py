@@ -70,6 +70,7 @@ class ServerTransaction(Transaction):
     record: "Record | None" = None
     rseq: int = 0
     unacknowledged: "Retransmission | None" = None  # a reliable provisional response
+    described: bool = False  # it carries a session description
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +84,7 @@ class Record:
     answered_cseq: int = 0
     ack: Outgoing | None = None  # our ACK of the peer's last 2xx
     ack_cseq: int = 0
+    late_rack: tuple[int, int, str] | None = None  # of a provisional response that our 2xx overtook
 
 
 class Dialogs(Mapping[DialogKey, Dialog]):

@@ -284,8 +284,11 @@ class UserAgentServer:
 
     def _prack(self, transaction: ServerTransaction, record: Record, request: Request, now: float) -> None:
         """RFC 3262 section 3."""
-        invite = record.incoming.get("INVITE")
-        if invite is None or invite.unacknowledged is None or _rack(request) != (invite.rseq, invite.cseq, "INVITE"):
+        invite, rack = record.incoming.get("INVITE"), _rack(request)
+        if rack is not None and rack == record.late_rack:
+            self._reply(transaction, Reply(200), now)
+            return
+        if invite is None or invite.unacknowledged is None or rack != (invite.rseq, invite.cseq, "INVITE"):
             self._reply(transaction, Reply(481), now)
             return
         invite.unacknowledged.stop()
@@ -390,6 +393,7 @@ class UserAgentServer:
         lines = self._lines(transaction, reply, request, record)
         lines += [("Require", "100rel"), ("RSeq", str(transaction.rseq))]
         self._send(transaction, Input.SEND_1XX, lines, reply, now)
+        transaction.described = bool(reply.body)
 
         def unanswered(at: float) -> None:
             transaction.unacknowledged = None
@@ -403,8 +407,11 @@ class UserAgentServer:
     def _accept(self, transaction: ServerTransaction, reply: Reply, request: Request, now: float) -> None:
         record = self._establish(transaction, reply, request)
         if transaction.unacknowledged is not None:
-            self._held[transaction.id] = reply  # RFC 3262 section 3: not before the PRACK
-            return
+            if transaction.described:
+                self._held[transaction.id] = reply  # RFC 3262 section 3: not before the PRACK
+                return
+            transaction.unacknowledged.stop()
+            record.late_rack = (transaction.rseq, transaction.cseq, "INVITE")
         dialog = record.dialog
         self._send(transaction, Input.SEND_2XX, self._lines(transaction, reply, request, record), reply, now)
         self._refresh(record, transaction, request)

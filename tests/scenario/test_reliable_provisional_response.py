@@ -49,6 +49,22 @@ def test_a_2xx_waits_for_the_prack() -> None:
     assert dialog.state == "confirmed"
 
 
+def test_a_2xx_overtakes_one_without_sdp() -> None:
+    """RFC 3262 section 3 lets it; the PRACK that comes late is answered all the same."""
+    link = Link()
+    link.hold(is_request("PRACK"))
+    link.alice.invite(headers=[("Require", "100rel")])
+    link.run(0.1)
+    transaction = link.bob.one(RequestReceived).transaction
+    link.bob.respond(transaction, 183)
+    link.bob.respond(transaction, 200)
+    link.run(0.3)
+    assert link.alice.statuses("INVITE") == [100, 183, 200]
+    link.release()
+    link.run(0.3)
+    assert link.alice.statuses("PRACK") == [200]
+
+
 def test_a_second_one_waits_for_the_first() -> None:
     link = Link()
     link.hold(is_request("PRACK"))

@@ -1,0 +1,55 @@
+"""Calls that are recorded without SIPREC (RECORD_PLAIN_CALLS): CUBE's network based recording, CUCM's built-in bridge."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.replay import VECTORS, Server, recording_server
+
+
+@pytest.mark.xfail(strict=False, reason="X-Cisco-Recording-Participant is not read")
+async def test_cube_names_participants_in_headers(tmp_path: Path) -> None:
+    async with recording_server(tmp_path, RECORD_PLAIN_CALLS="true") as server:
+        src = server.src("cube-plain")
+        assert (await src.send("invite")).status == 200
+        await src.ack()
+        await src.speak()
+        assert server.of("cube-plain-call@127.0.0.20").heard == ["alice", "bob"]
+        assert (await src.send("reinvite")).status == 200
+        await src.ack()
+        recorded = await src.bye()
+        assert recorded.heard == ["alice", "carol"]
+
+
+@pytest.mark.xfail(strict=False, reason="the parameters of From are not read")
+async def test_the_built_in_bridge_makes_two_calls_without_offer(tmp_path: Path) -> None:
+    async with recording_server(tmp_path, RECORD_PLAIN_CALLS="true") as server:
+        heard = []
+        for side, port in (("near", 5070), ("far", 5071)):
+            src = server.src("cucm-bib", address=("127.0.0.20", port))
+            assert (await src.send(side)).status == 200
+            assert src.offer is not None
+            assert [each.direction for each in src.offer.media] == ["recvonly"]
+            await src.ack(body=(VECTORS / f"cucm-bib/{side}.answer.sdp").read_bytes().replace(b"\n", b"\r\n"))
+            await src.speak()
+            recorded = await src.bye()
+            assert [each.packets for each in recorded.manifest.channels] == [5]
+            heard.append(recorded.heard)
+        assert heard == [["2001"], ["2002"]]
+
+
+async def test_the_offer_comes_in_the_answer_and_the_answer_in_the_ack(tmp_path: Path) -> None:
+    async with recording_server(tmp_path, RECORD_PLAIN_CALLS="true") as server:
+        src = server.src("cucm-bib")
+        assert (await src.send("near")).status == 200
+        assert src.offer is not None
+        await src.ack(body=(VECTORS / "cucm-bib/near.answer.sdp").read_bytes().replace(b"\n", b"\r\n"))
+        await src.speak()
+        recorded = await src.bye()
+        assert [each.packets for each in recorded.manifest.channels] == [5]
+
+
+@pytest.mark.parametrize(("dialect", "message"), [("cube-plain", "invite"), ("cucm-bib", "near")])
+async def test_without_the_setting_they_are_refused(server: Server, dialect: str, message: str) -> None:
+    assert (await server.src(dialect).send(message)).status == 403
+    assert server.recordings() == []

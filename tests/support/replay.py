@@ -186,6 +186,15 @@ class Server:
         assert len(found) == 1, f"{len(found)} recordings of {call_id}"
         return found[0]
 
+    async def live(self, call_id: str, where: Callable[[Recorded], bool]) -> Recorded:
+        """The recording of a call that goes on, once what is on disk satisfies `where`: an answer goes out before
+        recording.json is written.
+        """
+        async with asyncio.timeout(PATIENCE):
+            while not where(found := self.of(call_id)):
+                await asyncio.sleep(TICK_SECONDS / 4)
+        return found
+
     async def ended(self, call_id: str) -> Recorded:
         """The recording of that call, once it is rendered."""
         await asyncio.wait_for(self._event(call_id).wait(), PATIENCE)
@@ -299,7 +308,7 @@ class Src:
         self.cseq = self.cseq + (method not in ("ACK", "CANCEL")) if cseq is None else cseq
         lines = Headers()
         via = self.invite.headers.get("Via") or ""
-        lines.add("Via", via.replace(self.invite.via.branch or "", branch or f"z9hG4bK-{method}-{self.cseq}"))
+        lines.add("Via", via.replace(self.invite.via.branch or "", branch or f"z9hG4bK-{self.to_tag}-{method}-{self.cseq}"))
         lines.add("Max-Forwards", "70")
         lines.add("From", self.invite.headers.get("From") or "")
         to = self.invite.headers.get("To") or ""

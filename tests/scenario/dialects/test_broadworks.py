@@ -11,7 +11,7 @@ async def test_a_third_party_replaces_the_second(server: Server) -> None:
     await src.ack()
     await src.speak("1")
     await src.speak("2")
-    assert server.of("broadworks-call@127.0.0.20").heard == ["Alice", "Bob"]
+    await server.live("broadworks-call@127.0.0.20", lambda found: found.heard == ["Alice", "Bob"])
     assert (await src.send("update")).status == 200
     recorded = await src.bye()
     assert recorded.names == ["Alice", "Bob", "Carol"]

@@ -1,7 +1,5 @@
 """Genesys: metadata as the RFC has it, its own id of the call in a header."""
 
-import pytest
-
 from tests.support.replay import Server
 
 
@@ -14,7 +12,6 @@ async def test_two_lines_two_parties(server: Server) -> None:
     assert (await src.bye()).heard == ["Alice", "Bob"]
 
 
-@pytest.mark.xfail(strict=False, reason="ids in SIP headers are not lifted into external_ids")
 async def test_its_uuid_header_is_an_external_id(server: Server) -> None:
     src = server.src("genesys")
     await src.send("invite")

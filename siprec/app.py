@@ -169,6 +169,8 @@ def policy(settings: Settings, node: str) -> Policy:
         external=settings.EXTERNAL_IP,
         rtp_source=SourcePolicy(settings.RTP_SOURCE),
         segment_seconds=settings.SEGMENT_SECONDS,
+        rtp_timeout=settings.RTP_TIMEOUT,
+        session_timeout=settings.SESSION_TIMEOUT,
         finish=FinishOptions(settings.AUDIO_FORMAT, settings.CAPTURE_KEEP),
     )
 

@@ -109,6 +109,17 @@ class PortPool:
             return pair
         raise PortsExhausted("no RTP port pair is free")
 
+    def reopen(self, port: int) -> PortPair:
+        """The pair at `port`, which an earlier process of this node had. Raises ListenError when it cannot be had."""
+        try:
+            pair = self._open(port)
+        except OSError as error:
+            raise ListenError(f"port {port} of {self.host} cannot be had again: {error.strerror}") from error
+        if port in self._free:
+            self._free.remove(port)
+        self._used.add(port)
+        return pair
+
     def release(self, pair: PortPair, now: float) -> None:
         """Close both sockets; the port rests. The capture must have let go of them."""
         self._used.remove(pair.port)

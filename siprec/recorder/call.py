@@ -1,7 +1,8 @@
 """One recorded call: takes its SIP events one by one and carries out what the session's table says.
 
 A call's events wait in its own queue and one task handles them in order, so that a slow folder or a late answer never
-lets a BYE overtake the INVITE it ends. A failing call ends that call only.
+lets a BYE overtake the INVITE it ends. A failing call ends that call only. What belongs to one dialog of the session
+(SDP, ports, capture, part folder) is the current leg; a call that was taken over has had several.
 """
 
 from __future__ import annotations
@@ -11,27 +12,23 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from siprec import clock, log
-from siprec.archive.folder import new_session_id
-from siprec.errors import ArchiveError, LocalError, MetadataError, Overload, PeerError, SdpError, SipError
-from siprec.media.part import Part
-from siprec.metadata import merge, xml
-from siprec.metadata.model import Recording
+from siprec.archive.folder import RecordingFolder, day_of, new_session_id
+from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, SipError, StoreError
 from siprec.recorder import describe
-from siprec.recorder.dossier import Dossier, timestamp
-from siprec.recorder.facilities import Facilities, contact
+from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
-from siprec.recorder.intake import Intake
-from siprec.recorder.negotiation import Negotiation, Prepared
-from siprec.recorder.refresh import Refresh, TimerDue
-from siprec.session import bodies, headers
+from siprec.recorder.learn import held, learn, learn_from_headers
+from siprec.recorder.leg import HeaderList, Leg
+from siprec.recorder.refresh import TimerDue
+from siprec.session import bodies
 from siprec.session.admission import RecordingSource
-from siprec.session.model import CallData, Channel, DialogInfo
+from siprec.session.model import CallData, Recovery
 from siprec.session.transitions import Effect, Event, State
 from siprec.sip import session_timer
-from siprec.sip.dialog import Dialog, DialogKey
+from siprec.sip.dialog import DialogKey
 from siprec.sip.events import (
     AckMissing,
     AckReceived,
@@ -41,11 +38,7 @@ from siprec.sip.events import (
     RequestReceived,
     ResponseReceived,
 )
-from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
-
-T = TypeVar("T")
-HeaderList = tuple[tuple[str, str], ...]
 
 PRACK_SECONDS = 0.5
 """How long a 200 waits for the PRACK of the 183 before it (T1). RFC 3262 section 3 lets it go out without; peers that
@@ -54,12 +47,36 @@ take things in order like it better this way."""
 STREAMS_LIMIT = 8
 """Streams offered in answer to an INVITE without an offer, however many its metadata names."""
 
+JOURNAL_SECONDS = 0.5
+"""How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
+
+RETIRE_SECONDS = 2.0
+"""A dialog that was taken over gets its BYE this long after the 200 OK, if no ACK came before."""
+
+ABSENCE_NS = 250_000_000
+"""A leg whose last packet is older than this had lost its SRC: its part ends with that packet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
     """We end the session; `reason` is for the log and the events file."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Time to see whether the SRC is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """An INVITE that carries this session on. `how` is told in recording.json."""
+
+    event: RequestReceived
+    how: Literal["replaces", "reinvite", "fresh-invite"]
+    source: RecordingSource
+    from_node: str
 
 
 Item = (
@@ -71,6 +88,8 @@ Item = (
     | ResponseReceived
     | RequestFailed
     | TimerDue
+    | TakeOver
+    | Check
     | Stop
 )
 
@@ -78,40 +97,37 @@ Item = (
 class Call:
     """One recording session and its task. `done` is set when its audio is on disk, or never will be."""
 
-    def __init__(self, facilities: Facilities, invite: RequestReceived, source: RecordingSource) -> None:
-        now_ns = clock.wall_ns()
-        session_id = new_session_id(now_ns, facilities.entropy(10))
+    def __init__(self, facilities: Facilities, record: SessionRecord, source: RecordingSource, remote: str) -> None:
         self._use = facilities
         self._source = source
-        self._invite = invite
-        self._dossier: Dossier | None = None
-        self._intake: Intake | None = None
         self._queue: asyncio.Queue[Item] = asyncio.Queue()
         self._acknowledged = asyncio.Event()
-        self._ended_at = 0
-        self._notes: list[dict[str, Any]] = []
         self._on_dialog: Callable[[DialogKey], None] = lambda _: None
-        self._refresh = Refresh(self.post)
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._ended_at = 0
+        self._probed_at: float | None = None
+        self._lost_at: float | None = None
+        self._updates = False
+        self.record = record
         self.done = asyncio.Event()
-        self.record = SessionRecord(
-            CallData(
-                session_id=session_id,
-                node=facilities.policy.node,
-                source=invite.flow.remote[0],
-                identity=source.name,
-                call_id=invite.request.call_id,
-                offered_ns=now_ns,
-                external_ids=headers.external_ids(invite.request),
-            )
-        )
-        self._negotiation = Negotiation(
-            self.data,
-            ports=facilities.ports,
-            external=facilities.policy.external,
+        self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
+        self._leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
+
+    @classmethod
+    def answering(cls, facilities: Facilities, invite: RequestReceived, source: RecordingSource) -> Call:
+        """The call of a new session; `invite` is its first event."""
+        now_ns = clock.wall_ns()
+        data = CallData(
+            session_id=new_session_id(now_ns, facilities.entropy(10)),
+            node=facilities.policy.node,
             source=invite.flow.remote[0],
-            entropy=facilities.entropy,
+            identity=source.name,
+            call_id=invite.request.call_id,
+            offered_ns=now_ns,
         )
-        self.log = log.get(session=session_id, call_id=invite.request.call_id)
+        call = cls(facilities, SessionRecord(data), source, invite.flow.remote[0])
+        call.post(invite)
+        return call
 
     @property
     def data(self) -> CallData:
@@ -132,17 +148,46 @@ class Call:
         `on_dialog` is told the key of each dialog the session gets, before its next event can arrive.
         """
         self._on_dialog = on_dialog
-        self.post(self._invite)
         try:
             while self.data.state not in {State.ENDED, State.FAILED}:
                 await self._take(await self._queue.get())
-                await self._write_notes()
+                await self._leg.write_notes()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
         finally:
-            self._refresh.stop()
+            self._leg.refresh.stop()
             self.done.set()
+
+    async def restore(self) -> None:
+        """Take a stored session up again: its ports, its dialog, a part of its own. Raises LocalError, OSError."""
+        data = self.data
+        data.fence += 1
+        self._leg = self._new_leg(data.source, fence=data.fence, takes_over=False)
+        self._leg.info = self.record.dialogs[-1] if self.record.dialogs else None
+        now_ns = clock.wall_ns()
+        await self._leg.open(self._folder, started_ns=now_ns)
+        held_over = [self._leg.intake.resume(channel, now_ns) for channel in data.channels if channel.open]
+        if held_over and all(held_over) and data.started_ns is not None:
+            # The sockets outlived the process: what came meanwhile waits in them, stamped with its arrival.
+            self._leg.part.started_ns = data.started_ns
+        self._leg.interrupted_since(data.saved_ns)
+        for each in self.record.dialogs:
+            if each.dialog.state != "terminated":
+                self._use.endpoint.restore(each.dialog)
+                self._use.endpoint.resume(each.dialog, now=clock.monotonic())
+        self._recovered("restart", data.node)
+        data.node = self._use.policy.node
+        await self._fire(Event.CONTACT_LOST)
+        self._leg.note("restored", fence=data.fence)
+        self.log.info("call restored", state=str(data.state), fence=data.fence)
+        await self._save()
+
+    def quiet(self, since: float) -> bool:
+        """Whether no stream that should send has sent since then (monotonic seconds)."""
+        return self._leg.intake.quiet(self.data.channels, since)
+
+    # ------------------------------------------------------------------ events
 
     async def _take(self, item: Item) -> None:
         match item:
@@ -151,7 +196,7 @@ class Call:
             case AckReceived():
                 await self._ack(item)
             case AckMissing():
-                await self._end(Event.STOPPED, "no ACK came for the 200 OK")
+                await self._ack_missing(item)
             case Cancelled():
                 await self._end(Event.REFUSED, f"cancelled ({item.cause})")
             case ResponseReceived():
@@ -160,27 +205,33 @@ class Call:
                 await self._unanswered(item)
             case TimerDue():
                 await self._timer(item)
+            case TakeOver():
+                await self._taken_over(item)
+            case Check():
+                await self._check()
             case Stop():
                 await self._end(Event.STOPPED, item.reason)
 
-    # ------------------------------------------------------------------ requests
-
     async def _request(self, event: RequestReceived) -> None:
         handler = self._HANDLERS.get(event.request.method)
+        if handler is None:
+            self._leg.respond(event, 501)
+        elif not self.data.live and event.dialog is not None and event.request.method != "BYE":
+            self._leg.respond(event, 481)
+        else:
+            await self._answered(event, partial(handler, self, event))
+
+    async def _answered(self, event: RequestReceived, handle: Callable[[], Awaitable[None]]) -> None:
+        """Run `handle`; what it raises becomes the final answer. A refused change leaves the session as it was."""
         try:
-            if event.dialog is None:
-                await self._establish(event)
-            elif handler is None:
-                self._respond(event, 501)
-            elif not self.data.live and event.request.method != "BYE":
-                self._respond(event, 481)
-            else:
-                await handler(self, event)
+            await handle()
         except IntervalTooSmall as error:
             await self._refuse(event, error.status, error.headers)
         except PeerError as error:
-            self.log.warning("request refused", method=event.request.method, status=error.status, reason=error.reason)
-            await self._refuse(event, error.status)
+            method = event.request.method
+            self.log.warning("request refused", method=method, status=error.status, reason=error.reason)
+            accept = (("Accept", ", ".join(bodies.ACCEPT)),) if error.status == 415 else ()
+            await self._refuse(event, error.status, accept)
         except Overload as error:
             self.log.warning("overload", reason=error.reason)
             await self._refuse(event, 503, (("Retry-After", str(error.retry_after)),))
@@ -188,76 +239,160 @@ class Call:
             self.log.error("recording folder cannot be written", error=str(error), setting="RECORDING_DIR")
             await self._refuse(event, 503, (("Retry-After", "30"),))
 
-    async def _refuse(self, event: RequestReceived, status: int, extra: HeaderList = ()) -> None:
-        """A final error; a refused change leaves the session as it was (RFC 6141)."""
-        if status == 415:
-            extra = (*extra, ("Accept", ", ".join(bodies.ACCEPT)))
-        self._respond(event, status, extra=extra)
-        if event.dialog is None:
+    async def _refuse(self, event: RequestReceived, status: int, extra: HeaderList) -> None:
+        self._leg.respond(event, status, extra=extra)
+        if self.data.state is State.OFFERED:
             await self._end(Event.REFUSED, f"answered {status}")
 
-    async def _establish(self, event: RequestReceived) -> None:
+    # ------------------------------------------------------------------ INVITE outside a dialog
+
+    async def _invite(self, event: RequestReceived) -> None:
+        if event.dialog is not None:
+            await self._change(event)
+        elif await self._accept(event, self._leg, None):
+            await self._fire(Event.ANSWERED if self._active else Event.ANSWERED_INACTIVE)
+            people = describe.names(self.record)
+            self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
+
+    async def _accept(self, event: RequestReceived, leg: Leg, folder: RecordingFolder | None) -> bool:
+        """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
         timer = self._agree_timer(event)
         body = bodies.read(event.request)
-        prepared = self._negotiation.prepare(body.sdp, held=self._held) if body.sdp is not None else None
+        prepared = leg.negotiation.prepare(body.sdp, held=self._held) if body.sdp is not None else None
         try:
-            await self._open_folder()
-            await self._learn(event.request, body)
-            if not body.metadata:
-                merge.apply(
-                    self.record.metadata, headers.described(event.request), at_ns=self._received_at(event.request)
-                )
-            await self._provide_prack(event)
-        except (OSError, ArchiveError):
+            await leg.open(folder, started_ns=clock.wall_ns())
+            leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
+            await self._learn(leg, event, body)
+            text = prepared.text if prepared else self._offer(leg)
+            await self._provide_prack(event, leg)
+        except (OSError, ArchiveError, PeerError, Overload):
             if prepared is not None:
-                self._negotiation.release(prepared)
+                leg.negotiation.release(prepared)
             raise
-        description = self._describe(prepared)
-        self.data.started_ns = self._part.started_ns = clock.wall_ns()
-        await self._on_disk(self._write)
-        dialog = self._respond(event, 200, extra=(*timer.headers, *_SDP), body=description)
-        if dialog is None:  # cancelled meanwhile: the event that says so is waiting in the queue
-            self.data.started_ns = None
+        if not leg.identify(event) or leg.info is None:
+            if prepared is not None:
+                leg.negotiation.release(prepared)
+            return False
+        before = (list(self.data.channels), self.data.local_sdp, self.data.started_ns, self.data.fence)
+        leg.part.started_ns = clock.wall_ns()
+        self.data.started_ns = self.data.started_ns or leg.part.started_ns
+        self.data.fence = leg.fence
+        if prepared is not None:
+            leg.negotiation.commit(prepared, leg.intake)
+        self.record.dialogs.append(leg.info)
+        describe.assign_participants(self.record)
+        self._on_dialog(leg.info.dialog.key)
+        await leg.save(self._manifest())
+        await self._journal()
+        if leg.respond(event, 200, extra=timer.headers, body=text) is None:
+            self.data.channels[:], self.data.local_sdp, self.data.started_ns, self.data.fence = before
+            self.record.dialogs.pop()
+            return False
+        self._updates = "UPDATE" in {each.upper() for each in event.request.headers.values("Allow")}
+        leg.refresh.start(timer.timer(clock.monotonic()))
+        return True
+
+    def _offer(self, leg: Leg) -> str:
+        wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
+        return leg.negotiation.propose(min(wanted, STREAMS_LIMIT))
+
+    async def _provide_prack(self, event: RequestReceived, leg: Leg) -> None:
+        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
+        if "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
+            leg.respond(event, 183, reliable=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._acknowledged.wait(), PRACK_SECONDS)
+
+    async def _journal(self) -> None:
+        """Have the session stored before the 200 OK goes out, as long as that does not take too long."""
+        try:
+            keep = self._use.store.save if self.data.fence > 1 else self._use.store.create
+            await asyncio.wait_for(keep(self.record), JOURNAL_SECONDS)
+        except (TimeoutError, StoreError) as error:
+            self.log.warning("session is unjournaled", error=repr(error))
+
+    # ------------------------------------------------------------------ a session that is carried on
+
+    async def _taken_over(self, item: TakeOver) -> None:
+        """Another INVITE carries this session on: a new leg, and the old one goes once the new one stands."""
+        leg = self._new_leg(item.event.flow.remote[0], fence=self.data.fence + 1, takes_over=True)
+        old, accepted = self._leg, False
+
+        async def accept() -> None:
+            nonlocal accepted
+            accepted = await self._accept(item.event, leg, self._folder)
+
+        await self._answered(item.event, accept)
+        if not accepted:
+            await leg.discard()
             return
-        self._refresh.start(timer.timer(clock.monotonic()))
-        self._on_dialog(dialog.key)
-        self.record.dialogs.append(DialogInfo(dialog, self._source.name))
-        await self._use.store.create(self.record)
-        await self._fire(Event.ANSWERED if self._active else Event.ANSWERED_INACTIVE)
-        self._announce("call recording", streams=len(self.data.channels), participants=describe.names(self.record))
+        last = old.last_packet_ns()
+        absent = last and clock.wall_ns() - last > ABSENCE_NS
+        ended_ns = last if absent else clock.wall_ns()
+        self._leg = leg
+        self._recovered(item.how, item.from_node)
+        await self._fire(Event.TAKEN_OVER)
+        await self._fire(Event.RECOVERED if self._active else Event.INACTIVE)
+        self._acknowledged.clear()
+        retiring = asyncio.ensure_future(self._retire(old, ended_ns))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        self._lost_at = self._probed_at = None
+        self.log.info("call carried on", how=item.how, fence=self.data.fence, from_node=item.from_node)
+
+    async def _retire(self, leg: Leg, ended_ns: int) -> None:
+        """Let the old leg go: BYE to its dialog once the new one has its ACK, then its last packets."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._acknowledged.wait(), RETIRE_SECONDS)
+        self._send_bye_to(leg)
+        if leg.opened:
+            await leg.finish(ended_ns)
+
+    def _recovered(self, how: str, from_node: str) -> None:
+        self.data.recoveries.append(Recovery(clock.wall_ns(), how, from_node, self._use.policy.node))
+
+    # ------------------------------------------------------------------ requests in a dialog
 
     async def _change(self, event: RequestReceived) -> None:
         """A re-INVITE or UPDATE: metadata, a new offer, both, or nothing but a refresh."""
+        leg = self._leg
         timer = self._agree_timer(event)
         body = bodies.read(event.request)
-        await self._learn(event.request, body)
-        description = b""
+        await self._learn(leg, event, body)
+        text = ""
         if body.sdp is not None:
-            prepared = self._negotiation.prepare(body.sdp, held=self._held)
-            description = self._describe(prepared)
+            prepared = leg.negotiation.prepare(body.sdp, held=self._held)
+            leg.negotiation.commit(prepared, leg.intake)
+            describe.assign_participants(self.record)
+            text = prepared.text
         elif event.request.method == "INVITE":
-            description = self._describe(None)
-        sdp_headers = _SDP if description else ()
-        self._respond(event, 200, extra=(*timer.headers, *sdp_headers), body=description)
-        self._refresh.start(timer.timer(clock.monotonic()))
-        self._note(event.request.method.lower(), channels=self._modes())
+            text = self._offer(leg)
+        leg.respond(event, 200, extra=timer.headers, body=text)
+        leg.refresh.start(timer.timer(clock.monotonic()))
+        leg.note(event.request.method.lower(), channels=self._modes())
+        await self._heard()
         await self._follow_activity()
 
     async def _bye(self, event: RequestReceived) -> None:
-        self._respond(event, 200)
+        self._leg.respond(event, 200)
+        current = self._leg.info is None or event.dialog is None or event.dialog.key == self._leg.info.dialog.key
+        if not current:
+            return  # the SRC closes a dialog that was taken over
         if self.data.live:
             with contextlib.suppress(PeerError):  # whatever its body is, it ends the call
-                await self._learn(event.request, bodies.read(event.request))
+                await self._learn(self._leg, event, bodies.read(event.request))
         await self._end(Event.HANGUP, "BYE")
 
     async def _options(self, event: RequestReceived) -> None:
-        self._respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
+        self._leg.respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
+        await self._heard()
 
     async def _info(self, event: RequestReceived) -> None:
-        self._respond(event, 200)
+        self._leg.respond(event, 200)
+        await self._heard()
 
     _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[None]]] = {
-        "INVITE": _change,
+        "INVITE": _invite,
         "UPDATE": _change,
         "BYE": _bye,
         "OPTIONS": _options,
@@ -266,134 +401,115 @@ class Call:
 
     async def _ack(self, event: AckReceived) -> None:
         """The ACK of a 2xx; it carries the answer when the INVITE came without an offer (RFC 3261 13.2.1)."""
-        if not self._negotiation.proposing or not self.data.live:
-            self._note("ack")
+        leg = self._leg
+        self._acknowledged.set()
+        if not leg.negotiation.proposing or not self.data.live:
+            leg.note("ack")
             return
         try:
             body = bodies.read(event.request)
             if body.sdp is None:
                 raise SdpError("the ACK brings no answer to our offer")
-            prepared = self._negotiation.conclude(body.sdp, held=self._held)
+            prepared = leg.negotiation.conclude(body.sdp, held=self._held)
         except PeerError as error:
             self.log.warning("answer refused", reason=error.reason)
-            self._negotiation.withdraw()
+            leg.negotiation.withdraw()
             if not self.data.channels:
                 await self._end(Event.STOPPED, error.reason)
             return
-        self._negotiation.commit(prepared, self._open_intake)
-        await self._learn(event.request, body)
-        self._note("ack", channels=self._modes())
+        leg.negotiation.commit(prepared, leg.intake)
+        describe.assign_participants(self.record)
+        leg.note("ack", channels=self._modes())
         await self._follow_activity()
 
-    def _describe(self, prepared: Prepared | None) -> bytes:
-        """Our SDP: the answer to the offer that came, which now takes effect, or an offer where none came."""
-        if prepared is None:
-            wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
-            return self._negotiation.propose(min(wanted, STREAMS_LIMIT))
-        self._negotiation.commit(prepared, self._open_intake)
-        describe.assign_participants(self.record)
-        return self._negotiation.answer(prepared)
+    async def _ack_missing(self, event: AckMissing) -> None:
+        if self._leg.info is not None and event.dialog.key == self._leg.info.dialog.key:
+            await self._end(Event.STOPPED, "no ACK came for the 200 OK")
 
-    async def _provide_prack(self, event: RequestReceived) -> None:
-        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
-        if "100rel" not in {each.lower() for each in event.request.headers.values("Require")}:
-            return
-        self._use.endpoint.respond(
-            event.transaction,
-            183,
-            reliable=True,
-            contact=contact(event.flow, self._use.policy.external),
-            now=clock.monotonic(),
-        )
-        self._use.flush()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._acknowledged.wait(), PRACK_SECONDS)
+    # ------------------------------------------------------------------ is the SRC still there?
 
-    def _respond(
-        self, event: RequestReceived, status: int, *, extra: HeaderList = (), body: bytes = b""
-    ) -> Dialog | None:
-        dialog = self._use.endpoint.respond(
-            event.transaction,
-            status,
-            headers=extra,
-            body=body,
-            contact=contact(event.flow, self._use.policy.external),
-            now=clock.monotonic(),
-        )
+    async def _check(self) -> None:
+        """Quiet on every stream that should send: ask the SRC; no answer: wait for its return, then give up."""
+        now, policy = clock.monotonic(), self._use.policy
+        if self.data.state is State.INTERRUPTED:
+            if self._lost_at is None:
+                self._lost_at = now
+            if self._active and not self.quiet(self._lost_at):
+                await self._heard()
+            elif now - self._lost_at > policy.session_timeout:
+                await self._end(Event.STOPPED, "contact with the SRC was lost (SESSION_TIMEOUT)")
+        elif self.data.live and self.quiet(now - policy.rtp_timeout):
+            due = self._probed_at is None or now - self._probed_at > policy.rtp_timeout
+            if due and now - self._leg.opened_at > policy.rtp_timeout:
+                self._probed_at = now
+                self._ask("OPTIONS")
+
+    async def _heard(self) -> None:
+        """The SRC gave a sign of life."""
+        self._lost_at = self._probed_at = None
+        if self.data.state is State.INTERRUPTED:
+            await self._fire(Event.CONTACT_BACK if self._active else Event.INACTIVE)
+            self.log.info("contact is back", state=str(self.data.state))
+
+    async def _lost(self, reason: str) -> None:
+        if self.data.live:
+            self._lost_at = clock.monotonic()
+            self.log.warning("contact with the SRC is lost", reason=reason)
+            self._leg.note("contact-lost", reason=reason)
+            await self._fire(Event.CONTACT_LOST)
+
+    def _ask(self, method: str, extra: HeaderList = (), body: str = "") -> bool:
+        """Send a request in the current dialog; False when that is not possible now."""
+        if self._leg.info is None:
+            return False
+        try:
+            self._use.endpoint.request(
+                method, self._leg.info.dialog, headers=extra, body=body.encode(), now=clock.monotonic()
+            )
+        except (LocalError, Overload):
+            return False
         self._use.flush()
-        return dialog
+        return True
 
     # ------------------------------------------------------------------ session timer
 
     def _agree_timer(self, event: RequestReceived) -> session_timer.Negotiated:
-        """What our 2xx says of session expiration. Raises SipError 422 for an interval that is too small."""
+        """What our 2xx says of session expiration. Raises IntervalTooSmall (422)."""
         agreed = session_timer.negotiate(event.request)
         if agreed.status == 422:
             raise IntervalTooSmall(agreed.headers)
         return agreed
 
     async def _timer(self, item: TimerDue) -> None:
+        refresh = self._leg.refresh
         if item.what == "expired":
             await self._end(Event.STOPPED, "the session timer expired without a refresh")
-        elif self.data.live and self._refresh.timer is not None:
-            self._send_refresh(self._refresh.timer.headers())
-
-    def _send_refresh(self, extra: HeaderList) -> None:
-        """UPDATE without SDP where the peer takes it, else a re-INVITE with the SDP as it is (RFC 4028 section 7.4)."""
-        dialog = self.record.dialogs[-1].dialog
-        update = "UPDATE" in {each.upper() for each in self._invite.request.headers.values("Allow")}
-        try:
-            if update:
-                self._use.endpoint.request("UPDATE", dialog, headers=extra, now=clock.monotonic())
+        elif self.data.live and refresh.timer is not None:
+            extra = refresh.timer.headers()
+            # UPDATE needs no SDP; else a re-INVITE repeats ours as it is (RFC 4028 section 7.4)
+            sdp: HeaderList = () if self._updates else (("Content-Type", "application/sdp"),)
+            method, body = ("UPDATE", "") if self._updates else ("INVITE", self.data.local_sdp)
+            if self._ask(method, (*extra, *sdp), body):
+                refresh.sent()
             else:
-                sdp = self.data.local_sdp.encode()
-                self._use.endpoint.request("INVITE", dialog, headers=(*extra, *_SDP), body=sdp, now=clock.monotonic())
-        except (LocalError, Overload):
-            self._refresh.again()
-        else:
-            self._refresh.sent()
-            self._use.flush()
+                refresh.again()
 
     async def _response(self, event: ResponseReceived) -> None:
-        if event.request.method not in {"UPDATE", "INVITE"} or event.response.status < 200:
+        status, method = event.response.status, event.request.method
+        if status < 200 or method == "BYE":
             return
-        status = event.response.status
-        if status < 300:
-            agreed = session_timer.accepted(event.response, now=clock.monotonic())
-            self._refresh.start(agreed)
-        elif status in {408, 481}:
-            await self._end(Event.STOPPED, f"the SRC answered our refresh with {status}")
+        if status in {408, 481}:
+            await self._lost(f"{method} answered {status}")
+        elif method == "OPTIONS":
+            await self._heard()
+        elif status < 300:
+            self._leg.refresh.start(session_timer.accepted(event.response, now=clock.monotonic()))
         elif status == 491:
-            self._refresh.again()
+            self._leg.refresh.again()
 
     async def _unanswered(self, event: RequestFailed) -> None:
-        if event.request.method in {"UPDATE", "INVITE"}:
-            await self._end(Event.STOPPED, f"the SRC does not answer ({event.cause})")
-
-    # ------------------------------------------------------------------ metadata
-
-    async def _learn(self, request: Request, body: bodies.Bodies) -> None:
-        """Keep each metadata body as it came and merge what it says; a bad one is a flag, never a lost call."""
-        for part in body.metadata:
-            name = await self._on_disk(self.dossier.keep_body, part.body)
-            try:
-                update = xml.parse(part.body, charset=part.content_type.params.get("charset"))
-                if isinstance(update, Recording):
-                    changes = merge.apply(self.record.metadata, update, at_ns=self._received_at(request))
-                    self._note("metadata", file=name, changes=[_told(each) for each in changes])
-            except MetadataError as error:
-                self.record.metadata.faults.append(f"{name}: {error.reason}")
-                self.log.warning("metadata cannot be read", file=name, reason=error.reason)
-                self._note("metadata-error", file=name, reason=error.reason)
-        describe.assign_participants(self.record)
-
-    def _received_at(self, request: Request) -> int:
-        return headers.received_at(request, clock.wall_ns())
-
-    def _held(self, channel: Channel) -> bool:
-        """Whether the metadata says that those heard on `channel` send it no more: the call holds it."""
-        people = [self.record.metadata.participants[key] for key in channel.participants]
-        return bool(people) and not any(channel.stream_id in each.sending for each in people)
+        if event.request.method != "BYE":
+            await self._lost(f"{event.request.method}: {event.cause}")
 
     # ------------------------------------------------------------------ the session's table
 
@@ -415,62 +531,62 @@ class Call:
         if self.data.state is before:
             await self._save()
         else:
-            self._announce("call resumed" if self._active else "call paused")
+            self.log.info("call resumed" if self._active else "call paused", state=str(self.data.state))
 
     async def _end(self, event: Event, reason: str) -> None:
         self._ended_at = self._ended_at or clock.wall_ns()
-        self._refresh.stop()
+        self._leg.refresh.stop()
         if self.data.live:
             self.data.ended_ns = self._ended_at
             self.log.info("call ended", reason=reason)
-            self._note("ended", reason=reason)
+            self._leg.note("ended", reason=reason)
         elif self.data.state is State.OFFERED:
             self.log.info("call not recorded", reason=reason)
+        self.data.ended_by_src = event is Event.HANGUP
         await self._fire(event)
 
     async def _send_bye(self) -> None:
-        for each in self.record.dialogs:
-            if each.dialog.state != "terminated":
-                with contextlib.suppress(LocalError, Overload):  # gone already: there is nobody left to tell
-                    self._use.endpoint.request("BYE", each.dialog, now=clock.monotonic())
-        self._use.flush()
+        self._send_bye_to(self._leg)
+
+    def _send_bye_to(self, leg: Leg) -> None:
+        if leg.info is not None and leg.info.dialog.state == "confirmed":
+            with contextlib.suppress(LocalError, Overload):  # gone already: there is nobody left to tell
+                self._use.endpoint.request("BYE", leg.info.dialog, now=clock.monotonic())
+            self._use.flush()
 
     async def _close_capture(self) -> None:
-        self._negotiation.withdraw()
-        if self._intake is not None:
-            result = await self._intake.finish(self._ended_at or clock.wall_ns())
-            self._part.clock = list(self._use.capture.clock_steps())
+        self._acknowledged.set()
+        await asyncio.gather(*self._retiring)
+        if self.data.started_ns is None:
+            await self._leg.discard()
+            return
+        result = await self._leg.finish(self._ended_at or clock.wall_ns())
+        if result is not None:
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
     async def _save(self) -> None:
-        await self._on_disk(self._write)
-        await self._write_notes()
-        await self._use.store.save(self.record)
+        await self._leg.save(self._manifest())
+        self.data.saved_ns = clock.wall_ns()
+        with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
+            await self._use.store.save(self.record)
 
     async def _render(self) -> None:
-        self._announce("rendering")
+        self.log.info("rendering", state=str(self.data.state))
         try:
-            found = await self._use.pool.run(finish, self.dossier.folder.path, self._use.policy.finish)
+            found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
         except (LocalError, OSError, RuntimeError) as error:
             self.log.error("recording could not be rendered, its capture is kept", error=str(error))
-            await self._on_disk(mark_failed, self.dossier.folder.path, str(error))
+            await self._leg.on_disk(mark_failed, self._folder.path, str(error))
             await self._fire(Event.RENDER_FAILED)
             return
-        self.log.info(
-            "recording ready",
-            verdict=found.verdict,
-            reason=found.reason,
-            seconds=round(found.duration, 2),
-            file=str(found.audio),
-        )
+        details: dict[str, Any] = {"verdict": found.verdict, "reason": found.reason, "file": str(found.audio)}
+        self.log.info("recording ready", seconds=round(found.duration, 2), **details)
         await self._fire(Event.RENDERED)
 
     async def _release(self) -> None:
-        if self.data.started_ns is None and self._dossier is not None:
-            await self._on_disk(self._dossier.discard)
-            self._notes.clear()
-        await self._use.store.tombstone(self.data.session_id)
+        with contextlib.suppress(StoreError):
+            await self._use.store.tombstone(self.data.session_id)
 
     _EFFECTS: dict[Effect, Callable[[Call], Awaitable[None]]] = {
         Effect.SEND_BYE: _send_bye,
@@ -482,67 +598,39 @@ class Call:
 
     async def _abandon(self) -> None:
         """After a defect of ours: give back what can be given back; the capture stays for the next start."""
-        self._negotiation.withdraw()
-        if self._intake is not None:
-            await self._intake.finish(clock.wall_ns())
+        await self._leg.finish(clock.wall_ns())
         await self._send_bye()
 
-    # ------------------------------------------------------------------ files and logs
+    # ------------------------------------------------------------------ private
 
-    @property
-    def dossier(self) -> Dossier:
-        assert self._dossier is not None, "the folder is made before anything is written to it"
-        return self._dossier
-
-    @property
-    def _open_intake(self) -> Intake:
-        assert self._intake is not None, "the capture is opened together with the folder"
-        return self._intake
-
-    @property
-    def _part(self) -> Part:
-        return self._open_intake.part
-
-    async def _open_folder(self) -> None:
-        data, policy = self.data, self._use.policy
-        create = partial(Dossier.create, policy.root, data.session_id, fence=data.fence, node=data.node)
-        self._dossier = await self._on_disk(create)
-        part = Part(data.session_id, data.node, data.fence, started_ns=data.offered_ns)
-        part.clock = list(self._use.capture.clock_steps())
-        self._intake = Intake(
-            self._use.capture.open(self._dossier.part.path, segment_seconds=policy.segment_seconds),
-            part=part,
-            ports=self._use.ports,
-            policy=policy.rtp_source,
-            networks=self._source.networks,
-            now=clock.monotonic,
+    def _new_leg(self, remote: str, *, fence: int, takes_over: bool) -> Leg:
+        return Leg(
+            self._use,
+            self.data,
+            source=self._source,
+            remote=remote,
+            fence=fence,
+            wake=self.post,
+            takes_over=takes_over,
         )
-        self._note("invite", source=data.source, identity=data.identity)
 
-    def _write(self) -> None:
-        refused = self._intake.refused if self._intake else []
-        self.dossier.write(describe.manifest(self.record, refused=refused), self._part)
+    @property
+    def _folder(self) -> RecordingFolder:
+        return RecordingFolder(self._use.policy.root / day_of(self.data.session_id) / self.data.session_id)
 
-    def _note(self, event: str, **details: Any) -> None:
-        """Remember a line for events.jsonl: written with the next save, at the latest once the event is handled."""
-        self._notes.append({"at": timestamp(clock.wall_ns()), "event": event, **details})
+    def _manifest(self) -> Any:
+        return describe.manifest(self.record, refused=self._leg.refused)
 
-    async def _write_notes(self) -> None:
-        if self._notes and self._dossier is not None:
-            notes, self._notes = self._notes, []
-            await self._on_disk(self._dossier.part.append_events, notes)
+    async def _learn(self, leg: Leg, event: RequestReceived, body: bodies.Bodies) -> None:
+        await learn(self.record, leg, event.request, body=body, log=self.log)
+        if event.dialog is None and not body.metadata and not self.record.metadata.participants:
+            learn_from_headers(self.record, event.request)
 
-    async def _on_disk(self, job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._use.files, partial(job, *args, **kwargs))
+    def _held(self, channel: Any) -> bool:
+        return held(self.record, channel)
 
     def _modes(self) -> list[str]:
         return [f"{each.label or each.index}:{each.mode}" for each in self.data.channels]
-
-    def _announce(self, event: str, **details: Any) -> None:
-        self.log.info(event, state=str(self.data.state), source=self.data.source, **details)
-
-
-_SDP: HeaderList = (("Content-Type", "application/sdp"),)
 
 
 class IntervalTooSmall(SipError):
@@ -553,9 +641,3 @@ class IntervalTooSmall(SipError):
     def __init__(self, extra: HeaderList) -> None:
         super().__init__("session interval too small")
         self.headers = extra
-
-
-def _told(change: merge.Change) -> dict[str, str]:
-    """A change of the metadata as events.jsonl has it."""
-    told = {"what": change.what, "kind": change.kind, "id": change.id, "at": timestamp(change.at_ns)}
-    return told | {key: value for key, value in (("before", change.before), ("after", change.after)) if value}

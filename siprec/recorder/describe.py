@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from siprec.archive.manifest import ChannelEntry, Manifest, ParticipantEntry, RefusedEntry, SessionEntry
+from siprec.archive.manifest import ChannelEntry, Manifest, ParticipantEntry, RecoveryEntry, RefusedEntry, SessionEntry
 from siprec.metadata import assign, extensions
 from siprec.metadata.model import ParticipantState, RSMetadata
 from siprec.recorder.dossier import timestamp
@@ -36,7 +36,13 @@ def manifest(record: SessionRecord, *, refused: Sequence[RefusedEntry] = ()) -> 
         external_ids=call.external_ids | extensions.external_ids(metadata),
         extensions=[each.xml for each in extensions.extensions(metadata)],
         metadata_errors=list(metadata.faults),
+        recoveries=[
+            RecoveryEntry(timestamp(each.at_ns), each.how, each.from_node, each.to_node) for each in call.recoveries
+        ],
         refused=list(refused),
+        continues=call.continues,
+        replica_of=call.replica_of,
+        merged_into=call.merged_into,
     )
 
 

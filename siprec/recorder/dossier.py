@@ -6,6 +6,7 @@ others' signalling.
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,9 +35,20 @@ class Dossier:
         folder = RecordingFolder.create(root, session_id)
         return cls(folder, folder.create_part(fence, node))
 
+    @classmethod
+    def carry_on(cls, folder: RecordingFolder, *, fence: int, node: str) -> Dossier:
+        """Make a further part in the folder of a session. Raises OSError."""
+        folder.path.mkdir(parents=True, exist_ok=True)  # another node's session may be new to this disk
+        (folder.path / "parts").mkdir(exist_ok=True)
+        return cls(folder, folder.create_part(fence, node))
+
+    def write_part(self, part: Part) -> None:
+        """Bring part.json up to date. Raises OSError."""
+        self.part.write_control(media_part.dump(part))
+
     def write(self, manifest: Manifest, part: Part) -> None:
         """Bring recording.json and part.json up to date. Raises OSError, NotOwner."""
-        self.part.write_control(media_part.dump(part))
+        self.write_part(part)
         self.folder.write(manifest)
 
     def keep_body(self, body: bytes) -> str:
@@ -46,10 +58,6 @@ class Dossier:
         return f"metadata/{self._bodies:04d}.xml"
 
     def discard(self) -> None:
-        """Remove the folder of a session that was never answered: there is nothing to hear in it."""
-        for path in sorted(self.folder.path.rglob("*"), reverse=True):
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
-        self.folder.path.rmdir()
+        """Remove this part, and the folder when it was the only one. Raises OSError."""
+        only = len(self.folder.parts()) == 1
+        shutil.rmtree(self.folder.path if only else self.part.path)

@@ -30,6 +30,8 @@ class Policy:
     external: tuple[IpAddress, ...] = ()
     rtp_source: SourcePolicy = SourcePolicy.ADDRESS
     segment_seconds: float = 0
+    rtp_timeout: float = 60.0
+    session_timeout: float = 30.0
     finish: FinishOptions = field(default_factory=FinishOptions)
 
 

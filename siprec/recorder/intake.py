@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from siprec.archive.manifest import RefusedEntry
@@ -41,6 +41,13 @@ class Ports:
         if pool is None:
             raise SdpError(f"no media address for IPv{version} (RTP_BIND_IP)")
         return pool.acquire(now)
+
+    def restore(self, address: str, port: int) -> tuple[PortPair, bool]:
+        """The pair that an earlier process had at `port`; whether its sockets outlived that process.
+
+        Raises ListenError when the port is taken or out of range now.
+        """
+        return self._pools[ipaddress.ip_address(address).version].reopen(port), False
 
     def release(self, pair: PortPair, now: float) -> None:
         version = ipaddress.ip_address(pair.address).version
@@ -89,6 +96,15 @@ class Intake:
         self._lines[channel.index] = _Line(stream, pair, plan, channel.remote)
         self._enter_phase(channel, at_ns)
 
+    def resume(self, channel: Channel, at_ns: int) -> bool:
+        """Capture a restored channel on its old port; whether the socket itself outlived the old process.
+
+        Raises ListenError when the port is gone.
+        """
+        pair, held_over = self._ports.restore(channel.address, channel.port)
+        self.open(channel, pair, at_ns)
+        return held_over
+
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""
         line = self._lines[channel.index]
@@ -109,6 +125,18 @@ class Intake:
     async def _let_go(self, line: _Line) -> None:
         await asyncio.wrap_future(line.capture.remove())
         self._ports.release(line.pair, self._now())
+
+    def last_packet_ns(self) -> int:
+        """When the last packet of any stream came (CLOCK_REALTIME ns), 0 before the first; at most a tick old."""
+        alive = [line.capture.liveness() for line in self._lines.values()]
+        return max((each.last_packet_ns for each in alive if each is not None), default=0)
+
+    def quiet(self, channels: Iterable[Channel], since: float) -> bool:
+        """Whether no stream that should send has sent anything since then (monotonic seconds)."""
+        due = [self._lines[each.index].capture.liveness() for each in channels if each.mode == "active"]
+        return bool(due) and all(
+            each is not None and (each.last_packet_at is None or each.last_packet_at < since) for each in due
+        )
 
     async def finish(self, at_ns: int) -> CaptureResult:
         """Drain what the kernel still holds, write all, give the ports back. `part` is complete afterwards."""

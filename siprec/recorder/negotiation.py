@@ -1,14 +1,14 @@
-"""The SDP side of one call: offers taken and made, answers given and read, channels changed accordingly.
+"""The SDP side of one leg: offers taken and made, answers given and read, channels changed accordingly.
 
-Two steps for either direction, so that nothing changes before all can: `prepare` reserves ports for what would be
-opened and may refuse; `commit` makes the capture follow and cannot fail. Between the two an INVITE may still turn out
-to be cancelled, or the folder not to be writable: then `release` gives the ports back.
+Two steps in either direction, so that nothing changes before all can. `prepare` (or `conclude`, for the peer's answer
+to an offer of ours) reserves ports, says what the channels will be, and may refuse; `commit` makes the capture follow
+and cannot fail. Between the two the INVITE may turn out to be cancelled or the folder not to be writable: `release`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from siprec import clock
@@ -21,20 +21,26 @@ from siprec.session import streams
 from siprec.session.model import CallData, Channel
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Held = Callable[[Channel], bool]
+"""Whether an inactive channel is on hold rather than paused (siprec.session.streams.changes)."""
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What an offer or answer will change once committed. `offer`: the peer's, None when this is its answer."""
+    """What an offer or answer comes to. `channels`: all of them, as they will be; `text`: our SDP, empty when the
+    exchange is over; `pairs`: reserved ports by channel index."""
 
-    offer: sdp.SessionDescription | None
-    lines: list[negotiate.NegotiatedStream]
+    channels: list[Channel]
     changes: list[streams.Change]
     pairs: dict[int, PortPair]
+    text: str
 
 
 class Negotiation:
-    """`external`: EXTERNAL_IP; `source`: the address that the SRC's signalling comes from."""
+    """`external`: EXTERNAL_IP; `source`: the address that the SRC's signalling comes from.
+
+    `fresh`: this leg takes a session over from another, whose streams all end with it.
+    """
 
     def __init__(
         self,
@@ -44,77 +50,68 @@ class Negotiation:
         external: Sequence[IpAddress],
         source: str,
         entropy: Callable[[int], bytes],
+        fresh: bool = False,
     ) -> None:
         self._data = data
         self._ports = ports
         self._external = external
         self._source = source
         self._entropy = entropy
-        self._lines: list[negotiate.NegotiatedStream] = []
+        self._fresh = fresh
         self._proposed: sdp.SessionDescription | None = None
         self._waiting: dict[int, PortPair] = {}
 
     # ------------------------------------------------------------------ the peer offers
 
-    def prepare(self, body: bytes, *, held: Callable[[Channel], bool]) -> Prepared:
-        """What the peer's offer comes to. `held`: whether an inactive channel is on hold rather than paused.
-
-        Raises SdpError 400 or 488, PortsExhausted.
-        """
+    def prepare(self, body: bytes, *, held: Held) -> Prepared:
+        """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted."""
         offer = sdp.parse(body)
-        lines = negotiate.plan(offer, codecs=streams.DECODED, undecodable=streams.CAPTURED)
+        lines = negotiate.plan(offer, codecs=streams.DECODED, undecodable=streams.CAPTURED, rtcp_mux=True)
         refused = {each.reason or "" for each in lines if not each.accepted and each.remote_port}
         if refused and not any(each.accepted for each in lines):
             raise SdpError("; ".join(sorted(refused)))
-        changes = streams.changes(self._data.channels, lines, held=held)
-        return Prepared(offer, lines, changes, self._reserve(changes))
-
-    def answer(self, prepared: Prepared) -> bytes:
-        """Our answer to a committed offer; its o= version rises only if it differs from our last SDP."""
-        assert prepared.offer is not None, "an answer is answered by nothing"
-        answer = negotiate.build_answer(
-            prepared.offer, prepared.lines, ports=self._local_ports(), origin=self._origin(prepared.lines)
-        )
-        return self._remember(answer)
+        changes = streams.changes(self._known(), lines, held=held)
+        prepared = self._place(changes, self._reserve(changes))
+        try:
+            ports = {each.mline: (each.address, each.port) for each in prepared.channels if each.open}
+            answer = negotiate.build_answer(offer, lines, ports=ports, origin=self._origin(lines))
+        except SdpError:
+            self.release(prepared)
+            raise
+        prepared.text = self._revised(answer)
+        return prepared
 
     # ------------------------------------------------------------------ we offer
 
-    def propose(self, count: int) -> bytes:
+    def propose(self, count: int) -> str:
         """Our offer in the answer to an INVITE without one: the slots known, or `count` new ones (RFC 3261 14.2).
 
         Raises PortsExhausted, SdpError 488.
         """
-        if self._lines:
-            offer = negotiate.offer_again(self._lines, ports=self._local_ports(), origin=self._origin(self._lines))
+        previous = self._previous()
+        if previous is not None:
+            ports = {each.mline: (each.address, each.port) for each in self._data.channels if each.open}
+            known = negotiate.plan(previous, codecs=streams.DECODED + streams.CAPTURED)
+            offer = negotiate.offer_again(known, ports=ports, origin=self._origin(()))
         else:
-            address = self._address_towards(self._source)
-            try:
-                for index in range(count):
-                    self._waiting[index] = self._ports.acquire(self._source, clock.monotonic())
-            except (PortsExhausted, SdpError):
-                self.withdraw()
-                raise
-            slots = [negotiate.StreamOffer(address, pair.port, direction="recvonly") for pair in self._waiting.values()]
-            offer = negotiate.build_offer(slots, origin=self._origin(()))
-        self._proposed = negotiate.revise(self._previous(), offer)
-        return self._remember(offer)
+            offer = self._new_slots(count)
+        self._proposed = sdp.parse(self._revised(offer))
+        return str(self._proposed)
 
-    def conclude(self, body: bytes, *, held: Callable[[Channel], bool]) -> Prepared:
+    def conclude(self, body: bytes, *, held: Held) -> Prepared:
         """What the peer's answer (in its ACK) makes of our offer. Raises SdpError."""
         assert self._proposed is not None, "only an offer of ours is answered"
         lines = negotiate.read_answer(self._proposed, sdp.parse(body), default_direction="sendonly")
-        changes = streams.changes(self._data.channels, lines, held=held)
+        changes = streams.changes(self._known(), lines, held=held)
         opened = {each.channel.mline: each.channel.index for each in changes if each.kind == "opened"}
-        pairs = {opened[mline]: pair for mline, pair in self._waiting.items() if mline in opened}
-        for mline, pair in self._waiting.items():
-            if mline not in opened:
-                self._ports.release(pair, clock.monotonic())
-        self._waiting.clear()
-        self._proposed = None
-        return Prepared(None, lines, changes, pairs)
+        pairs = {opened[mline]: self._waiting.pop(mline) for mline in list(self._waiting) if mline in opened}
+        prepared = self._place(changes, pairs)
+        prepared.text = str(self._proposed)
+        self.withdraw()
+        return prepared
 
     def withdraw(self) -> None:
-        """No answer came to our offer: give the ports back that wait for one."""
+        """Our offer is over: give the ports back that nothing was agreed for."""
         for pair in self._waiting.values():
             self._ports.release(pair, clock.monotonic())
         self._waiting.clear()
@@ -130,18 +127,17 @@ class Negotiation:
     def commit(self, prepared: Prepared, intake: Intake) -> None:
         """Make the channels and their capture what was agreed."""
         at_ns = clock.wall_ns()
-        self._lines = prepared.lines
         for change in prepared.changes:
-            channel = change.channel
+            channel = prepared.channels[change.channel.index]
             if change.kind == "opened":
-                pair = prepared.pairs[channel.index]
-                channel = replace(channel, port=pair.port, rtcp_port=pair.port + 1)
-                intake.open(channel, pair, at_ns)
+                intake.open(channel, prepared.pairs[channel.index], at_ns)
             elif change.kind == "changed":
                 intake.change(channel, at_ns)
             else:
-                intake.close(channel, at_ns)
-            self._keep(channel)
+                intake.close(change.channel, at_ns)
+        self._data.channels[:] = prepared.channels
+        self._data.local_sdp = prepared.text
+        self._fresh = False
 
     def release(self, prepared: Prepared) -> None:
         """Give back what was reserved for something that will not be committed."""
@@ -149,6 +145,10 @@ class Negotiation:
             self._ports.release(pair, clock.monotonic())
 
     # ------------------------------------------------------------------ private
+
+    def _known(self) -> list[Channel]:
+        channels = self._data.channels
+        return [replace(each, mode="closed") for each in channels] if self._fresh else list(channels)
 
     def _reserve(self, changes: Sequence[streams.Change]) -> dict[int, PortPair]:
         """A pair for each channel to be opened, or none at all. Raises PortsExhausted, SdpError."""
@@ -163,19 +163,33 @@ class Negotiation:
             raise
         return pairs
 
-    def _keep(self, channel: Channel) -> None:
-        if channel.index == len(self._data.channels):
-            self._data.channels.append(channel)
-        else:
-            self._data.channels[channel.index] = channel
+    def _place(self, changes: list[streams.Change], pairs: dict[int, PortPair]) -> Prepared:
+        """All channels after `changes`, those that open with their ports and the address SDP shows for them."""
+        channels = {each.index: each for each in self._known()}
+        try:
+            for change in changes:
+                channel = change.channel
+                if change.kind == "opened":
+                    pair = pairs[channel.index]
+                    address = self._address_towards(channel.remote[0] if channel.remote else self._source)
+                    channel = replace(channel, address=address, port=pair.port, rtcp_port=pair.port + 1)
+                channels[channel.index] = channel
+        except SdpError:
+            for pair in pairs.values():
+                self._ports.release(pair, clock.monotonic())
+            raise
+        return Prepared([channels[index] for index in sorted(channels)], changes, pairs, "")
 
-    def _local_ports(self) -> Mapping[int, tuple[str, int]]:
-        """Where each open m-line is received: our address towards its source, and its port."""
-        return {
-            each.mline: (self._address_towards(each.remote[0] if each.remote else self._source), each.port)
-            for each in self._data.channels
-            if each.open
-        }
+    def _new_slots(self, count: int) -> sdp.SessionDescription:
+        address = self._address_towards(self._source)
+        try:
+            for index in range(count):
+                self._waiting[index] = self._ports.acquire(self._source, clock.monotonic())
+        except (PortsExhausted, SdpError):
+            self.withdraw()
+            raise
+        slots = [negotiate.StreamOffer(address, pair.port, direction="recvonly") for pair in self._waiting.values()]
+        return negotiate.build_offer(slots, origin=self._origin(()))
 
     def _address_towards(self, remote: str) -> str:
         """The address to put in SDP: EXTERNAL_IP of the family, else the source of the route to `remote`."""
@@ -190,10 +204,8 @@ class Negotiation:
         return sdp.Origin.at(self._address_towards(remote), int.from_bytes(self._entropy(4), "big"))
 
     def _previous(self) -> sdp.SessionDescription | None:
-        return sdp.parse(self._data.local_sdp) if self._data.local_sdp else None
+        return None if self._fresh or not self._data.local_sdp else sdp.parse(self._data.local_sdp)
 
-    def _remember(self, description: sdp.SessionDescription) -> bytes:
-        """`description` under the o= id of our last one; it becomes our last one."""
-        revised = negotiate.revise(self._previous(), description)
-        self._data.local_sdp = str(revised)
-        return bytes(revised)
+    def _revised(self, description: sdp.SessionDescription) -> str:
+        """`description` under the o= id of our last one of this dialog; its version rises only if it differs."""
+        return str(negotiate.revise(self._previous(), description))

@@ -171,7 +171,7 @@ class Recorder:
         )
 
     def _begin(self, event: RequestReceived, source: RecordingSource) -> None:
-        call = Call(self._use, event, source)
+        call = Call.answering(self._use, event, source)
         call.log.info("call offered", source=event.flow.remote[0], identity=source.name)
         self._calls[call.data.session_id] = call
         self._by_invite[event.transaction] = call

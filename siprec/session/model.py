@@ -34,9 +34,9 @@ class HistoryEntry:
 class Channel:
     """One audio stream of the recording: a channel of its file.
 
-    `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in
-    the SDP. `remote`: where the offer says RTP comes from. `participants`: keys, in the metadata, of those heard
-    in it: one on a separate stream, several on a mixed one.
+    `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in the SDP.
+    `remote`: where the offer says RTP comes from. `address`, `port`: where our SDP says we are. `participants`: keys,
+    in the metadata, of those heard in it: one on a separate stream, several on a mixed one.
     """
 
     index: int
@@ -46,6 +46,8 @@ class Channel:
     formats: tuple[Format, ...]
     remote: tuple[str, int] | None
     remote_rtcp: tuple[str, int] | None = None
+    rtcp_mux: bool = False
+    address: str = ""
     port: int = 0
     rtcp_port: int = 0
     stream_id: str | None = None
@@ -65,11 +67,22 @@ class DialogInfo:
     identity: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How the session went on after a failure: `how` is restart, replaces, reinvite, fresh-invite or adopted."""
+
+    at_ns: int
+    how: str
+    from_node: str
+    to_node: str
+
+
 @dataclass(slots=True)
 class CallData:
     """A recording session. Times are CLOCK_REALTIME nanoseconds.
 
-    `local_sdp`: our last offer or answer. `external_ids`: ids that other systems know the call by, from its headers.
+    `saved_ns`: when it was last stored. `local_sdp`: our last offer or answer. `external_ids`: ids that other systems
+    know the call by, from its headers.
     """
 
     session_id: str
@@ -83,9 +96,15 @@ class CallData:
     version: int = 0
     started_ns: int | None = None
     ended_ns: int | None = None
+    ended_by_src: bool = False
+    saved_ns: int = 0
+    continues: str | None = None
+    replica_of: str | None = None
+    merged_into: str | None = None
     local_sdp: str = ""
     external_ids: dict[str, str] = field(default_factory=dict)
     channels: list[Channel] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
     history: deque[HistoryEntry] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
 
     def fire(self, event: Event, *, at_ns: int, monotonic: float) -> tuple[Effect, ...]:

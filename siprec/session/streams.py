@@ -56,7 +56,7 @@ def changes(
             known = _closed_before(channels, stream)
             index = count if known is None else known.index
             count += known is None
-            found.append(Change("opened", _channel(index, stream)))
+            found.append(Change("opened", _channel(index, stream, known)))
         elif (wanted := _moved(current, stream, held)) != current:
             found.append(Change("changed", wanted))
     return found
@@ -75,20 +75,25 @@ def _is_other(current: Channel, stream: NegotiatedStream) -> bool:
 
 
 def _closed_before(channels: Sequence[Channel], stream: NegotiatedStream) -> Channel | None:
-    if stream.label is None:
-        return None
-    return next((each for each in channels if not each.open and each.label == stream.label), None)
+    """The channel that this stream filled before it was closed: by its label, without one by its slot."""
+    closed = [each for each in channels if not each.open]
+    if stream.label is not None:
+        return next((each for each in closed if each.label == stream.label), None)
+    return next((each for each in closed if each.label is None and each.mline == stream.index), None)
 
 
-def _channel(index: int, stream: NegotiatedStream) -> Channel:
+def _channel(index: int, stream: NegotiatedStream, known: Channel | None) -> Channel:
     return Channel(
         index=index,
+        stream_id=known.stream_id if known else None,
+        participants=known.participants if known else (),
         mline=stream.index,
         label=stream.label,
         mode=mode_of(stream),
         formats=stream.formats,
         remote=_remote(stream),
         remote_rtcp=stream.remote_rtcp,
+        rtcp_mux=stream.rtcp_mux,
     )
 
 
@@ -101,6 +106,7 @@ def _moved(current: Channel, stream: NegotiatedStream, held: Callable[[Channel],
         formats=stream.formats,
         remote=_remote(stream) or current.remote,
         remote_rtcp=stream.remote_rtcp or current.remote_rtcp,
+        rtcp_mux=stream.rtcp_mux,
     )
 
 

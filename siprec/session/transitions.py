@@ -107,7 +107,6 @@ TABLE: dict[State, dict[Event, Step]] = {
     State.ENDING: {
         Event.RENDERED: Step(State.ENDED, _DONE),
         Event.RENDER_FAILED: Step(State.FAILED, _DONE),
-        Event.TAKEN_OVER: Step(State.RECOVERING),
     },
     State.ENDED: {},
     State.FAILED: {Event.RENDERED: Step(State.ENDED, _DONE)},
@@ -132,7 +131,7 @@ IGNORED: dict[State, frozenset[Event]] = {
     State.PAUSED: frozenset({Event.INACTIVE, Event.CONTACT_BACK, Event.RECOVERED}),
     State.INTERRUPTED: frozenset({Event.CONTACT_LOST, Event.RECOVERED}),
     State.RECOVERING: frozenset({Event.ACTIVE, Event.CONTACT_BACK, Event.TAKEN_OVER}),
-    State.ENDING: _AFTER_CLOSE,
+    State.ENDING: _AFTER_CLOSE | {Event.TAKEN_OVER},
     State.ENDED: _AFTER_CLOSE | {Event.RENDERED, Event.RENDER_FAILED, Event.TAKEN_OVER},
     State.FAILED: _AFTER_CLOSE | {Event.RENDER_FAILED, Event.TAKEN_OVER},
 }

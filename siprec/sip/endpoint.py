@@ -152,6 +152,13 @@ class Endpoint:
         reply = Reply(status, reason, lines, body, contact, reliable)
         return self._uas.respond(transaction, reply, now)
 
+    def dialog_of(self, transaction: str, *, contact: str) -> Dialog | None:
+        """The dialog that a 2xx to this INVITE will confirm, so that it can be stored before the 2xx goes out.
+
+        None when the transaction is over.
+        """
+        return self._uas.dialog_of(transaction, contact)
+
     def admit(self, transaction: str, *, now: float) -> None:
         """After `UnknownDialog` and `restore`: treat the request as one of its dialog; 481 without it."""
         self._uas.admit(transaction, now)

@@ -309,6 +309,13 @@ class UserAgentServer:
         self._reply(transaction, reply, now)
         return transaction.record.dialog if transaction.record else None
 
+    def dialog_of(self, transaction_id: str, contact: str) -> Dialog | None:
+        """See `Endpoint.dialog_of`."""
+        transaction = self.transactions.by_id.get(transaction_id)
+        if transaction is None or transaction.finished or transaction.request is None:
+            return None
+        return self._establish(transaction, Reply(200, contact=contact), transaction.request).dialog
+
     def admit(self, transaction_id: str, now: float) -> None:
         """See `Endpoint.admit`."""
         transaction = self.transactions.by_id.get(transaction_id)

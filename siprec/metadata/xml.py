@@ -87,7 +87,8 @@ class _Reader:
     def read(self) -> Recording:
         self.recording_id = _id(self.root.get("recording_id", "id"))
         for child in self.root.children:
-            _READERS.get(child.name, _Reader._unknown)(self, child)
+            ours = not child.namespace or child.namespace in NAMESPACES
+            _READERS.get(child.name if ours else "", _Reader._unknown)(self, child)
         for element in self.loose:
             kind, owner_id = self._parent(element)
             self.extensions.append(_extension(element, kind, owner_id))
@@ -191,6 +192,9 @@ class _Reader:
 
     def _recording(self, element: Element) -> None:
         """BroadWorks' description of the recording itself, inside of recording_metadata."""
+        if self.root.name != "recording_metadata":
+            self._unknown(element)
+            return
         self.recording_id = _id(element.get("id", "recording_id")) or self.recording_id
         self.loose += element.children
 

@@ -74,18 +74,19 @@ class Collector:
     @property
     def events(self) -> list[Event]:
         """All events by start. Segments that follow each other are one event, whichever came first."""
-        found: dict[tuple[int, int], Event] = {}  # by code and where a further segment would begin
+        found: list[Event] = []
+        going_on: dict[tuple[int, int], Event] = {}  # by code and where the next segment would begin
         for code, start in sorted(self._segments, key=lambda place: place[1]):
             segment = self._segments[code, start]
-            event = found.pop((code, start), None)
+            event = going_on.pop((code, start), None)
             if event is None:
-                event = replace(segment)
+                found.append(event := replace(segment))
             else:
                 event.duration, event.ended = start + segment.duration - event.start, segment.ended
                 event.sequence = min(event.sequence, segment.sequence)
-            goes_on = segment.duration == _FULL and not segment.ended
-            found[(code, start + segment.duration) if goes_on else (-1, len(found))] = event
-        return sorted(found.values(), key=lambda event: (event.start, event.code))
+            if segment.duration == _FULL and not segment.ended:
+                going_on[code, start + _FULL] = event
+        return sorted(found, key=lambda event: (event.start, event.code))
 
     def feed(self, timestamp: int, payload: bytes, *, sequence: int) -> None:
         """One packet: its unwrapped timestamp, its payload and its extended sequence number."""

@@ -16,6 +16,7 @@ from siprec.metadata import xml
 from siprec.rtp import packets, rtcp
 
 VECTORS = Path(__file__).parents[1] / "vectors"
+FOUND = Path(__file__).parent / "found"
 SECOND = 1_000_000_000
 
 
@@ -136,5 +137,6 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """Inputs to begin with."""
-    return list(chain(_SEEDS[target](), [b""]))
+    """Inputs to begin with, and those that once broke something."""
+    found = [path.read_bytes() for path in sorted((FOUND / target).glob("*"))]
+    return list(chain(_SEEDS[target](), found, [b""]))

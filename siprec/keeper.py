@@ -1,0 +1,306 @@
+"""The keeper: parent of the worker, small and dull, so that it does not die when the worker does.
+
+    siprec serve --exec--> keeper --fork, exec--> siprec serve --worker
+
+It holds every socket that the worker puts (siprec.fdstore), starts the worker again when it ends, and gives it all
+sockets back. While nobody reads, packets wait in the kernel: a default buffer holds 5 s of a call. It knows nothing of
+SIP, RTP or settings. Under systemd with FileDescriptorStoreMax the same worker runs without a keeper.
+
+    worker ends                 started again at once; after 3 ends before READY=1 a little later each time
+    before the first READY=1    its exit code is passed on: it has said what is wrong
+    worker exits 0              so do we: somebody told it to stop
+    silent for 5 s              (once it has said WATCHDOG=1) killed and started again
+    SIGHUP                      if the new code and settings load: SIGUSR1 to the worker, which hands over (exit 75)
+    SIGTERM, SIGINT             passed on as SIGTERM; a second one kills
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from siprec import fdstore
+
+WATCHDOG_SECONDS = 5.0
+"""A default receive buffer holds 5.1 s of a call: a worker that stands still for 4 s has lost nothing yet."""
+
+FREE_STARTS = 3
+"""Ends before READY=1 that are answered at once; only what never gets ready is made to wait."""
+
+FIRST_DELAY, LAST_DELAY = 0.25, 5.0
+"""Seconds before the next start then; doubled each time."""
+
+HAND_OVER_SECONDS = 5.0
+"""A worker that has not ended by then is killed: what it has not written yet is a tick of packets at most."""
+
+PAUSED_SECONDS = 1.0
+"""When we ourselves wake this much too late, the whole machine stood still, and the worker is not to blame."""
+
+OOM_ADJUSTMENT = 300
+"""Of 1000: the worker comes first when memory is short, and we, without whom all would be lost, last."""
+
+EXIT_FAILED = 1
+
+RELAYED = frozenset({"READY", "STATUS", "WATCHDOG"})
+"""What a systemd above us, that keeps no sockets, wants to hear."""
+
+
+class Keeper:
+    """Runs `command` (`command --check` tells whether it would load) until it is told to stop, or gives up."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
+        self._held: dict[str, int] = {}
+        self._names_bytes = 0
+        self._worker = 0  # process ids, 0 for none
+        self._checker = 0
+        self._ready = False
+        self._was_ready = False
+        self._failures = 0
+        self._stopping = False
+        self._exit: int | None = None
+        self._start_at: float | None = None
+        self._kill_at: float | None = None  # unless it speaks (watchdog) or ends (hand-over) before
+        self._watching = False
+        self._above = fdstore.FdStore(os.environ.pop("NOTIFY_SOCKET", None))
+        self._inbox = fdstore.Inbox()
+        self._signals, self._wakeup = socket.socketpair()
+        self._poll = select.poll()
+        for end in (self._signals, self._wakeup):
+            end.setblocking(False)
+        for readable in (self._inbox, self._signals):
+            self._poll.register(readable, select.POLLIN)
+
+    def run(self) -> int:
+        """Returns the exit code."""
+        signal.set_wakeup_fd(self._wakeup.fileno())
+        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self._start()
+        while self._exit is None:
+            self._wait()
+            self._read_messages()
+            self._read_signals()
+            self._reap()
+            self._keep_time()
+        return self._exit
+
+    # ------------------------------------------------------------------ events
+
+    def _wait(self) -> None:
+        due = [each for each in (self._start_at, self._kill_at) if each is not None]
+        before = time.monotonic()
+        timeout = max(0.0, min(due) - before) if due else None
+        self._poll.poll(None if timeout is None else timeout * 1000 + 1)
+        late = time.monotonic() - before - (timeout or 0.0)
+        if timeout is not None and late > PAUSED_SECONDS and self._kill_at is not None:
+            self._kill_at += late
+
+    def _read_messages(self) -> None:
+        for sender, said, fds in self._inbox.messages():
+            kept = self._heard(said, fds) if sender == self._worker else None
+            for fd in fds:  # closing ours is also what a barrier waits for
+                if fd != kept:
+                    os.close(fd)
+
+    def _heard(self, said: dict[str, str], fds: list[int]) -> int | None:
+        """Act on what the worker says; returns the descriptor that is kept."""
+        if said.get("READY") == "1":
+            self._ready = self._was_ready = True
+        if said.get("WATCHDOG") == "1" and (self._kill_at is None or self._watching):
+            self._watching = True
+            self._kill_at = time.monotonic() + WATCHDOG_SECONDS
+        if said.get("STOPPING") == "1" and self._watching:  # it renders on, and has time limits of its own
+            self._watching, self._kill_at = False, None
+        for key in RELAYED & said.keys():
+            self._above.say(f"{key}={said[key]}")
+        name = said.get("FDNAME", "")
+        if said.get("FDSTOREREMOVE") == "1":
+            self._forget(name)
+        elif said.get("FDSTORE") == "1" and fds and name.isalnum():
+            return self._hold(name, fds[0])
+        return None
+
+    def _read_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in self._signals.recv(256):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._stop()
+                elif number == signal.SIGHUP and self._worker and not (self._checker or self._stopping):
+                    self._checker = self._spawn([*self._command, "--check"], quiet=True)
+
+    def _reap(self) -> None:
+        """Every child that ended, also those that are ours only because we are PID 1."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._worker:
+                self._ended(code)
+            elif pid == self._checker:
+                self._checked(code)
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if self._start_at is not None and now >= self._start_at:
+            self._start()
+        if self._kill_at is not None and now >= self._kill_at:
+            say("worker is stuck: killed", pid=self._worker)
+            self._kill_at = None
+            os.kill(self._worker, signal.SIGKILL)
+
+    # ------------------------------------------------------------------ the worker
+
+    def _start(self) -> None:
+        self._start_at, self._ready = None, False
+        self._worker = self._spawn(self._command)
+
+    def _spawn(self, command: list[str], *, quiet: bool = False) -> int:
+        """Start `command`, with all sockets, or (`quiet`) with none and no output; returns its process id."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            os.setpgid(0, 0)  # Ctrl-C reaches us alone, and the worker only by us
+            with contextlib.suppress(OSError):
+                _adjust_oom(OOM_ADJUSTMENT)
+            environ = dict(os.environ)
+            if quiet:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            else:
+                environ |= self._environment()
+                arrange(list(self._held.values()))
+            os.execve(command[0], command, environ)  # noqa: S606  no shell is wanted
+        except OSError as error:
+            say("cannot start", command=command[0], error=str(error))
+        finally:
+            os._exit(EXIT_FAILED)
+
+    def _environment(self) -> dict[str, str]:
+        environ = {
+            "NOTIFY_SOCKET": self._inbox.address,
+            "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6)),
+            "WATCHDOG_PID": str(os.getpid()),
+        }
+        if self._held:
+            environ |= {
+                "LISTEN_PID": str(os.getpid()),
+                "LISTEN_FDS": str(len(self._held)),
+                "LISTEN_FDNAMES": ":".join(self._held),
+            }
+        return environ
+
+    def _ended(self, code: int) -> None:
+        self._read_messages()  # what it said last
+        pid, self._worker = self._worker, 0
+        self._kill_at, self._watching = None, False
+        if self._stopping:
+            self._exit = code if code >= 0 else EXIT_FAILED
+        elif code == 0 or (code > 0 and code != fdstore.EXIT_REPLACE and not self._was_ready):
+            self._exit = code
+        else:
+            self._failures = 0 if self._ready else self._failures + 1
+            steps = self._failures - FREE_STARTS
+            delay = 0.0 if steps < 0 else min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(steps, 10))
+            self._start_at = time.monotonic() + delay
+            if code != fdstore.EXIT_REPLACE:
+                cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                say("worker died", pid=pid, cause=cause, sockets_held=len(self._held), restart_in_s=delay)
+
+    def _checked(self, code: int) -> None:
+        self._checker = 0
+        if code != 0:
+            say("worker not replaced: the new one would not start", exit_code=code)
+        elif self._worker and not self._stopping:
+            self._watching, self._kill_at = False, time.monotonic() + HAND_OVER_SECONDS
+            os.kill(self._worker, signal.SIGUSR1)
+
+    def _stop(self) -> None:
+        if not self._worker:
+            self._exit = 0
+        else:
+            os.kill(self._worker, signal.SIGKILL if self._stopping else signal.SIGTERM)
+        self._stopping = True
+
+    # ------------------------------------------------------------------ sockets
+
+    def _hold(self, name: str, fd: int) -> int | None:
+        self._forget(name)
+        if self._names_bytes + len(name) + 1 > fdstore.NAMES_BYTES:
+            return None
+        self._held[name] = fd
+        self._names_bytes += len(name) + 1
+        return fd
+
+    def _forget(self, name: str) -> None:
+        fd = self._held.pop(name, None)
+        if fd is not None:
+            self._names_bytes -= len(name) + 1
+            os.close(fd)
+
+
+def arrange(fds: list[int]) -> None:
+    """Make `fds` the descriptors 3, 4, ... of this process, to be inherited; what else was there is closed."""
+    where = {fd: index for index, fd in enumerate(fds)}
+    for index, fd in enumerate(fds):
+        target = fdstore.FIRST_DESCRIPTOR + index
+        fd = fds[index]
+        if fd == target:
+            os.set_inheritable(fd, True)
+            continue
+        displaced = where.get(target)
+        if displaced is not None:
+            fds[displaced] = fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, target + 1)
+            where[fds[displaced]] = displaced
+        os.dup2(fd, target)
+        os.close(fd)
+
+
+def say(event: str, **details: Any) -> None:
+    """A line of log in the form of the worker's."""
+    ts = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    line = json.dumps({"event": event, "level": "warning", "ts": f"{ts}Z", **details})
+    if (os.environ.get("LOG_FORMAT") or ("console" if sys.stdout.isatty() else "json")) == "console":
+        line = f"keeper: {event} " + " ".join(f"{key}={value}" for key, value in details.items())
+    with contextlib.suppress(OSError):  # nobody reads our output any more: no reason to stop
+        print(line, flush=True)
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Turn this process into the keeper of `command`: a fresh interpreter, small in memory, the same process id."""
+    keeper = [sys.executable, "-P", "-m", "siprec.keeper"]
+    os.execv(sys.executable, [*keeper, *command])  # noqa: S606  no shell is wanted
+
+
+def _adjust_oom(by: int) -> None:
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(max(-1000, min(1000, score + by))))
+
+
+def main() -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError):  # lowering is root's
+        _adjust_oom(-OOM_ADJUSTMENT)
+    return Keeper(sys.argv[1:]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 from siprec.archive.manifest import RefusedEntry
 from siprec.errors import SdpError
+from siprec.fdstore import FdStore
 from siprec.media.capture import CaptureResult, SessionCapture, StreamCapture
 from siprec.media.part import Part, PartStream, PayloadFormat, Phase
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import SourcePolicy
 from siprec.session.model import Channel
+
+
+BARRIER_SECONDS = 1.0
+"""For the keeper, or systemd, to let go of a socket: a thousand times what it takes."""
 
 
 @dataclass(slots=True)
@@ -28,10 +33,16 @@ class _Line:
 
 
 class Ports:
-    """A pool of port pairs for each address family that media can be received on."""
+    """A pool of port pairs for each address family that media can be received on.
 
-    def __init__(self, pools: Mapping[int, PortPool]) -> None:
+    `store` keeps every pair that is in use over the death of this process (siprec.fdstore).
+    """
+
+    def __init__(self, pools: Mapping[int, PortPool], store: FdStore | None = None) -> None:
         self._pools = pools
+        self._store = store or FdStore()
+        self.unkept = 0
+        """Pairs that nobody keeps although somebody is there to: no room, or no answer."""
         self.capacity = sum(pool.free for pool in pools.values())
 
     def acquire(self, address: str | None, now: float) -> PortPair:
@@ -40,18 +51,37 @@ class Ports:
         pool = self._pools.get(version)
         if pool is None:
             raise SdpError(f"no media address for IPv{version} (RTP_BIND_IP)")
-        return pool.acquire(now)
+        return self._kept(pool.acquire(now))
 
     def restore(self, address: str, port: int) -> tuple[PortPair, bool]:
         """The pair that an earlier process had at `port`; whether its sockets outlived that process.
 
         Raises ListenError when the port is taken or out of range now.
         """
-        return self._pools[ipaddress.ip_address(address).version].reopen(port), False
+        pool = self._pools[ipaddress.ip_address(address).version]
+        names = _names(address, port)
+        sockets = [sock for sock in map(self._store.take, names) if sock is not None]
+        if len(sockets) == len(names):
+            return pool.adopt(*sockets), True
+        for sock in sockets:
+            sock.close()
+        for name in names:
+            self._store.remove(name)
+        if sockets:  # half a pair: its port is free only once nobody keeps the other half
+            self._store.barrier(BARRIER_SECONDS)
+        return self._kept(pool.reopen(port)), False
 
     def release(self, pair: PortPair, now: float) -> None:
-        version = ipaddress.ip_address(pair.address).version
-        self._pools[version].release(pair, now)
+        """Close a pair; nobody keeps it any longer. Its port rests, so that the keeper may lag behind."""
+        for name in _names(pair.address, pair.port):
+            self._store.remove(name)
+        self._pools[ipaddress.ip_address(pair.address).version].release(pair, now)
+
+    def _kept(self, pair: PortPair) -> PortPair:
+        sockets = zip(_names(pair.address, pair.port), (pair.rtp, pair.rtcp), strict=True)
+        if not all(self._store.put(name, sock.fileno()) for name, sock in sockets) and self._store.present:
+            self.unkept += 1
+        return pair
 
     def close(self) -> None:
         for pool in self._pools.values():
@@ -163,6 +193,12 @@ class Intake:
         plan = self._lines[channel.index].plan
         if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (phase.mode, phase.formats):
             plan.phases.append(phase)
+
+
+def _names(address: str, port: int) -> tuple[str, str]:
+    """What the sockets of a pair are called in the store: by their ports, which IPv4 and IPv6 may share."""
+    family = "s" if ":" in address else ""
+    return f"{family}{port}", f"{family}{port + 1}"
 
 
 def local_address_towards(remote: str) -> str:

@@ -18,7 +18,7 @@ lock. Sockets stay the property of whoever opened them: a port pair may be relea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +28,10 @@ from siprec import clock
 from siprec.media import receive
 from siprec.media.arena import Arena
 from siprec.media.drain import CaptureResult, Drain, Session
+from siprec.media.exchange import Exchange, RtcpTerms
 from siprec.media.part import Outage
 from siprec.media.ports import PortPair
+from siprec.media.reports import REPORT_SECONDS
 from siprec.media.source import Network, Source, SourcePolicy
 from siprec.media.streams import Liveness, Stream, StreamCounters
 from siprec.media.writer import CaptureFile, Fault, Writer
@@ -39,6 +41,7 @@ __all__ = [
     "CaptureResult",
     "Fault",
     "Liveness",
+    "RtcpTerms",
     "SessionCapture",
     "SourcePolicy",
     "StreamCapture",
@@ -80,7 +83,7 @@ class Capture:
 
     `tick`: seconds between two looks into the sockets. `backlog_bytes`: see RTP_BACKLOG. `on_fault` is called
     from any of the threads, at the beginning and end of trouble, and must return at once. `choose` picks how
-    sockets are read (see `receive`).
+    sockets are read (see `receive`). `report_seconds`: mean time between our RTCP reports on a stream.
     """
 
     def __init__(
@@ -90,10 +93,18 @@ class Capture:
         backlog_bytes: int = BACKLOG_BYTES,
         on_fault: Callable[[Fault], None] | None = None,
         choose: Callable[[Arena], receive.Receiver] = receive.choose,
+        report_seconds: float = REPORT_SECONDS,
     ) -> None:
         report = on_fault or _ignore
         self._writer = Writer(report)
-        self._drain = Drain(self._writer, tick=tick, backlog_bytes=backlog_bytes, on_fault=report, choose=choose)
+        self._drain = Drain(
+            self._writer,
+            tick=tick,
+            backlog_bytes=backlog_bytes,
+            on_fault=report,
+            choose=choose,
+            report_seconds=report_seconds,
+        )
 
     def start(self) -> None:
         """Begin; sessions may be opened before."""
@@ -152,23 +163,28 @@ class SessionCapture:
         payload_types: frozenset[int],
         remote: tuple[str, int] | None,
         networks: Sequence[Network] = (),
+        clock_rates: Mapping[int, int] | None = None,
+        rtcp: RtcpTerms | None = None,
         writing: bool = True,
         destination: str | None = None,
     ) -> StreamCapture:
         """Capture what comes to `pair`.
 
         `remote`: IP literal and port of the peer's SDP; None while there is none, then up to 50 packets wait
-        for `update`. `networks`: from where `latch` may learn. `destination`: the address that records show as
-        ours when the pair is bound to a wildcard.
+        for `update`. `networks`: from where `latch` may learn. `clock_rates`: of payload types that do not run at
+        8000 a second, for jitter. `rtcp`: what was agreed on RTCP; None sends no reports. `destination`: the
+        address that records show as ours when the pair is bound to a wildcard.
         """
-        source = Source(policy, networks)
-        stream = Stream(channel, pair, source, self._session.file, destination or pair.address)
+        source, exchange = Source(policy, networks), Exchange(self._session.identity)
+        stream = Stream(channel, pair, source, self._session.file, destination or pair.address, exchange)
+        stream.rates = dict(clock_rates or {})
         add = partial(
             self._drain.add,
             self._session,
             stream,
             remote=remote,
             payload_types=payload_types,
+            rtcp=rtcp,
             writing=writing,
         )
         self._drain.submit(add, at_once=False)
@@ -216,18 +232,23 @@ class StreamCapture:
         *,
         remote: tuple[str, int] | Unchanged | None = UNCHANGED,
         payload_types: frozenset[int] | None = None,
+        clock_rates: Mapping[int, int] | None = None,
+        rtcp: RtcpTerms | None = None,
         writing: bool | None = None,
     ) -> None:
         """Follow a new SDP, pause (`writing=False`) or resume.
 
-        Giving `remote`, even the same, lets the source be learned anew. Old payload types stay accepted for 5 s.
-        While not writing, packets are read and counted as refused for the reason `paused`.
+        Giving `remote` or `rtcp`, even the same, lets the source of either be learned anew. Old payload types stay
+        accepted for 5 s. While not writing, packets are read and counted as refused for the reason `paused`.
         """
         drain, stream = self._drain, self._stream
         if payload_types is not None:
-            drain.submit(partial(drain.set_payload_types, stream, payload_types), at_once=True)
+            rates = dict(clock_rates or {})
+            drain.submit(partial(drain.set_payload_types, stream, payload_types, rates), at_once=True)
         if not isinstance(remote, Unchanged):
             drain.submit(partial(drain.set_remote, stream, remote), at_once=True)
+        if rtcp is not None:
+            drain.submit(partial(drain.set_rtcp, stream, rtcp), at_once=True)
         if writing is not None:
             drain.submit(partial(drain.set_writing, stream, writing), at_once=True)
 

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from siprec import clock
 from siprec.media import pcap, receive, records
 from siprec.media.arena import Arena, address_text
+from siprec.media.exchange import Identity, RtcpTerms
 from siprec.media.part import Outage
+from siprec.media.reports import REPORT_SECONDS, Reporter
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
@@ -57,12 +59,13 @@ class CaptureResult:
 @dataclass(slots=True, eq=False)
 class Session:
     """The streams that share one file. `ended` keeps the counters of those that are gone; `closed` is done
-    when the file is."""
+    when the file is. `identity` is ours in the RTCP of all of them."""
 
     file: CaptureFile
     streams: list[Stream] = field(default_factory=list)
     ended: list[tuple[int, StreamCounters]] = field(default_factory=list)
     closed: Future[CaptureResult] = field(default_factory=Future)
+    identity: Identity = field(default_factory=Identity)
 
 
 class _Plan:
@@ -98,8 +101,10 @@ class Drain:
         backlog_bytes: int,
         on_fault: Callable[[Fault], None],
         choose: Callable[[Arena], receive.Receiver] = receive.choose,
+        report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self.table = StreamTable()
+        self._reporter = Reporter(self.table, seconds=report_seconds)
         self.clock: list[tuple[int, int]] = []
         self.packets = 0
         self.kernel_drops = 0
@@ -183,12 +188,14 @@ class Drain:
         *,
         remote: tuple[str, int] | None,
         payload_types: frozenset[int],
+        rtcp: RtcpTerms | None,
         writing: bool,
     ) -> None:
         self.table.add(stream, writing=writing)
         self.table.set_payload_types(stream, payload_types)
         stream.source.remote = origin(remote)
         self.table.follow(stream)
+        self.set_rtcp(stream, rtcp)
         stream.drops_seen_ns = clock.wall_ns()
         stream.drops = _drops(stream.pair.rtp)
         session.streams.append(stream)
@@ -200,10 +207,11 @@ class Drain:
             self._read_only(stream)
             self.table.writing[stream.index] = writing
 
-    def set_payload_types(self, stream: Stream, types: frozenset[int]) -> None:
+    def set_payload_types(self, stream: Stream, types: frozenset[int], rates: dict[int, int]) -> None:
         """New types count at once, old ones for a while longer."""
         if stream.index < 0:
             return
+        stream.rates |= rates
         old = stream.source.payload_types
         self.table.set_payload_types(stream, types | old)
         stream.old_types_until = clock.monotonic() + OLD_TYPES_SECONDS
@@ -222,6 +230,13 @@ class Drain:
         released = stream.source.renew(origin(remote))
         extras = self._sieve.take(stream, released, now=clock.monotonic())
         self._hand_over([], 0, extras)
+
+    def set_rtcp(self, stream: Stream, terms: RtcpTerms | None) -> None:
+        """Other terms, or the same anew: where the peer's RTCP comes from may be learned again."""
+        if stream.index >= 0:
+            stream.exchange.renew(terms)
+            self.table.follow_rtcp(stream)
+            self._reporter.begin(stream, clock.monotonic())
 
     def remove(self, session: Session, stream: Stream, future: Future[StreamCounters]) -> None:
         if stream.index >= 0:
@@ -244,6 +259,7 @@ class Drain:
         self._writer.close(session.file, lambda: resolve(session.closed, _result(session)))
 
     def _end(self, session: Session, stream: Stream) -> None:
+        self._reporter.leave(stream)
         self._note_drops(stream, _drops(stream.pair.rtp), clock.wall_ns())
         stream.source.forget()
         stream.final = self.table.counters(stream)
@@ -287,6 +303,7 @@ class Drain:
         if not self._hold_back():
             self._read(plan)
         self._look_after(phase)
+        self._reporter.send_due(clock.monotonic())
 
     def _hold_back(self) -> bool:
         """Whether so much waits for the disk that the packets had better wait in their sockets."""

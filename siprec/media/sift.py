@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media.arena import HEADROOM, STRIDE, Arena
+from siprec.media.reception import Heard, Round, follow, note
 from siprec.media.source import Arrival, Reason
-from siprec.media.streams import Stream, StreamTable
+from siprec.media.streams import DEFAULT_RATE, Stream, StreamTable
 from siprec.rtp import packets
 
 MIN_RTCP = 8
@@ -23,6 +24,9 @@ MIN_RTCP = 8
 EASY_ROUNDS = 3
 """Times that the first doubtful packet of each stream is judged and all others compared anew: after the first
 or the second packet a source is usually settled, and the rest of a new call's packets need no judging."""
+
+MAX_RTCP_READ = 8
+"""RTCP packets of a stream that are read in one round, the latest: an SRC sends one in five seconds."""
 
 _REASONS = (*Reason,)
 _CODE = {reason: code for code, reason in enumerate(_REASONS, 1)}
@@ -62,33 +66,77 @@ class Sieve:
         """
         table, count = self._table, len(stream)
         view = _View(self._arena, table, stream, self._offsets[:count])
+        if table.muxing:
+            rtcp = rtcp | view.muxed()
         good = view.rtp_good()
         if rtcp.any():
             good = np.where(rtcp, view.rtcp_good(), good)
         extras: Extras = []
         if not good.all():
             extras = self._odd(view, rtcp, good, now)
-        writing = table.writing[stream]
-        if not writing.all():
-            np.add.at(table.paused, stream[good & ~writing & ~rtcp], 1)
-        self._count(view, good & ~rtcp, writing, now)
-        keep: NDArray[np.bool_] = good & writing
-        np.add.at(table.rtcp, stream[keep & rtcp], 1)
+        keep = good & table.writing[stream]
+        if rtcp.any():
+            self._hear(view, np.flatnonzero(good & rtcp), keep)
+            good = good & ~rtcp
+        if good.any():
+            self._count(view, slice(None) if good.all() else np.flatnonzero(good), now)
         return keep, extras
 
-    def _count(self, view: _View, good: NDArray[np.bool_], writing: NDArray[np.bool_], now: float) -> None:
+    def _count(self, view: _View, rows: slice | NDArray[np.int64], now: float) -> None:
+        """RTP that was accepted; the packets of one stream lie side by side, since each socket is read once."""
         table = self._table
-        rows = np.flatnonzero(good)
-        stream = view.stream[rows]
-        table.last_ns[stream] = view.time_ns[rows]  # of several packets of one stream the last one stays
-        table.last_at[stream] = now
+        stream, time_ns = view.stream[rows], view.time_ns[rows]
+        starts = np.append(0, np.flatnonzero(stream[1:] != stream[:-1]) + 1)
+        ends = np.append(starts[1:], len(stream))
+        heard = Round(
+            starts,
+            stream[starts],
+            view.packets.sequence[rows],
+            view.packets.timestamp[rows],
+            view.packets.ssrc[rows],
+            view.packets.payload_type[rows],
+            time_ns,
+        )
+        who, counts = heard.who, ends - starts
+        for place in note(table.reception, heard).tolist():
+            self._follow(heard, place, int(ends[place]))
+        table.last_ns[who] = time_ns[ends - 1]
+        table.last_at[who] = now
+        octets = np.add.reduceat(view.length[rows], starts)
+        writing = table.writing[who]
         if not writing.all():
-            rows = np.flatnonzero(good & writing)
-            stream = view.stream[rows]
-        fresh = np.flatnonzero(table.first_ns[stream] == 0)[::-1]
-        table.first_ns[stream[fresh]] = view.time_ns[rows[fresh]]  # backwards: here the first one stays
-        np.add.at(table.accepted, stream, 1)
-        np.add.at(table.octets, stream, view.length[rows])
+            table.paused[who] += counts * ~writing
+            starts, who, counts, octets = starts[writing], who[writing], counts[writing], octets[writing]
+        fresh = np.flatnonzero(table.first_ns[who] == 0)
+        table.first_ns[who[fresh]] = time_ns[starts[fresh]]
+        table.accepted[who] += counts
+        table.octets[who] += octets
+
+    def _follow(self, heard: Round, place: int, end: int) -> None:
+        index, part = int(heard.who[place]), slice(int(heard.starts[place]), end)
+        stream = self._table.streams[index]
+        assert stream is not None
+        rates = stream.rates
+        columns = (heard.sequence, heard.timestamp, heard.ssrc, heard.payload_type, heard.time_ns)
+        for sequence, timestamp, ssrc, kind, time_ns in zip(*(each[part].tolist() for each in columns), strict=True):
+            packet = Heard(sequence, timestamp, ssrc, kind, rates.get(kind, DEFAULT_RATE), time_ns)
+            follow(self._table.reception[index], packet)
+
+    def _hear(self, view: _View, rows: NDArray[np.int64], keep: NDArray[np.bool_]) -> None:
+        """RTCP that was accepted: the latest of each stream is read."""
+        table = self._table
+        np.add.at(table.rtcp, view.stream[rows[keep[rows]]], 1)
+        read: Counter[int] = Counter()
+        latest = []
+        for row, index in zip(rows[::-1].tolist(), view.stream[rows[::-1]].tolist(), strict=True):
+            read[index] += 1
+            if read[index] <= MAX_RTCP_READ:
+                latest.append((row, index))
+        for row, index in reversed(latest):
+            stream = table.streams[index]
+            assert stream is not None
+            arrival = view.arrival(row)
+            stream.exchange.hear(arrival.datagram, arrival.origin, arrival.time_ns, source=stream.source)
 
     def _odd(self, view: _View, rtcp: NDArray[np.bool_], good: NDArray[np.bool_], now: float) -> Extras:
         """Refuse what is plainly wrong, judge the rest; what thereby becomes plainly right is set in `good`."""
@@ -139,6 +187,8 @@ class Sieve:
             self._on_locked(stream)
         if not accepted:
             return []
+        for each in accepted:
+            follow(table.reception[index], _heard(each, stream))
         table.last_ns[index] = max(int(table.last_ns[index]), accepted[-1].time_ns)
         table.last_at[index] = now
         if not table.writing[index]:
@@ -182,12 +232,24 @@ class _View:
         good &= table.settled[stream] & (self.packets.ssrc == table.ssrc[stream])
         return good
 
+    def muxed(self) -> NDArray[np.bool_]:
+        """RTCP on an RTP port where that was agreed (RFC 5761 section 4)."""
+        muxed: NDArray[np.bool_] = self._table.mux[self.stream] & packets.is_rtcp(self.heads[:, 1])
+        muxed &= self.heads[:, 0] >> 6 == 2
+        return muxed
+
     def rtcp_good(self) -> NDArray[np.bool_]:
-        """RTCP from the address that RTP is expected from, whatever the port."""
+        """RTCP from the address that RTP is expected from, or SDP gives for RTCP, whatever the port."""
         good: NDArray[np.bool_] = (self.length >= MIN_RTCP) & (self.heads[:, 0] >> 6 == 2)
         good &= packets.is_rtcp(self.heads[:, 1])
-        good &= self.same_address & self._table.known[self.stream] & ~self.truncated
+        good &= self.rtcp_address() & self._table.known[self.stream] & ~self.truncated
         return good
+
+    def rtcp_address(self) -> NDArray[np.bool_]:
+        table, stream = self._table, self.stream
+        named: NDArray[np.bool_] = (self.low == table.rtcp_low[stream]) & (self.high == table.rtcp_high[stream])
+        named |= self.same_address
+        return named
 
     def refusals(self, rows: NDArray[np.int64], rtcp: NDArray[np.bool_]) -> NDArray[np.int8]:
         """For each of `rows` the code of the reason to refuse it, 0 when it must be judged."""
@@ -203,6 +265,7 @@ class _View:
         codes[no_rtp] = np.where(empty, _CODE[Reason.NOT_RTP], _FIRST_BYTE[first])[no_rtp]
         muxed = (first >> 6 == 2) & packets.is_rtcp(second) & (self.length[rows] >= MIN_RTCP)
         codes[muxed] = _CODE[Reason.RTCP_ON_RTP_PORT]
+        foreign = ~self.rtcp_address()[rows]
         codes[rtcp] = np.where(foreign, _CODE[Reason.ADDRESS], _CODE[Reason.NOT_RTCP])[rtcp]
         codes[rtcp & ~table.known[stream]] = _CODE[Reason.UNLEARNED]
         codes[self.truncated[rows]] = _CODE[Reason.TRUNCATED]
@@ -218,3 +281,10 @@ class _View:
             time_ns=int(self.time_ns[row]),
             datagram=self._arena.rows[row, HEADROOM : HEADROOM + length].tobytes(),
         )
+
+
+def _heard(packet: Arrival, stream: Stream) -> Heard:
+    """A packet that had been held, as the reception counts it."""
+    timestamp = int.from_bytes(packet.datagram[4:8], "big")
+    rate = stream.rates.get(packet.payload_type, DEFAULT_RATE)
+    return Heard(packet.sequence, timestamp, packet.ssrc, packet.payload_type, rate, packet.time_ns)

@@ -58,7 +58,7 @@ class Reason(StrEnum):
     NOT_RTP = "not_rtp"
     STUN = "stun"
     DTLS = "dtls"
-    RTCP_ON_RTP_PORT = "rtcp_on_rtp_port"  # multiplexing (RFC 5761) is never negotiated
+    RTCP_ON_RTP_PORT = "rtcp_on_rtp_port"  # multiplexing (RFC 5761) was not negotiated
     NOT_RTCP = "not_rtcp"
     PAUSED = "paused"  # read while the recording was paused
 

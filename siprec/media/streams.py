@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from siprec.media import pcap
 from siprec.media.arena import HEADROOM, address_text, address_words
+from siprec.media.exchange import Exchange
 from siprec.media.ports import PortPair
+from siprec.media.reception import RECEPTION, jitter_ms, lost
 from siprec.media.source import Origin, Reason, Source, SourcePolicy
 from siprec.media.writer import CaptureFile
 
@@ -24,6 +26,9 @@ OLD_TYPES_SECONDS = 5.0
 """How long payload types of the last SDP stay accepted after a new one: packets sent before the peer saw the
 answer are still on their way (RFC 3264 section 8.3.2)."""
 
+DEFAULT_RATE = 8000
+"""RTP clock of every telephony codec, G.722 among them (RFC 3551 section 4.5.2)."""
+
 _KINDS = 2  # record headers per stream: to the RTP port and to the RTCP port
 
 
@@ -31,7 +36,8 @@ _KINDS = 2  # record headers per stream: to the RTP port and to the RTCP port
 class StreamCounters:
     """What one stream has received. `accepted` packets and `octets` of RTP were handed to the file; `refused`
     is by (reason, source address); times are CLOCK_REALTIME nanoseconds, 0 before the first packet; `ssrcs`
-    in order of appearance."""
+    in order of appearance. `lost` is by sequence numbers; `jitter_ms` as RFC 3550 section 6.4.1 has it. `sent` and
+    `sent_octets` are the SRC's own count (RTCP SR), None when it told none; `left_ns` is when it said BYE, or 0."""
 
     accepted: int = 0
     octets: int = 0
@@ -41,16 +47,23 @@ class StreamCounters:
     first_packet_ns: int = 0
     last_packet_ns: int = 0
     ssrcs: tuple[int, ...] = ()
+    lost: int = 0
+    jitter_ms: float = 0.0
+    sent: int | None = None
+    sent_octets: int | None = None
+    left_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
     """Enough to tell whether a stream is alive. `last_packet_at` is monotonic seconds, to a tick; None before
-    the first packet. `packets` counts those that came while paused as well."""
+    the first packet. `packets` counts those that came while paused as well. `left_ns` is when the SRC said that
+    it sends no more (RTCP BYE), 0 when it did not: silence after that is meant."""
 
     packets: int
     last_packet_at: float | None
     last_packet_ns: int
+    left_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +71,8 @@ class Stream:
     """One stream as the drain knows it. `index` is its row; -1 before it has one and once it has ended.
 
     `drops` is the kernel's own counter as seen at `drops_seen_ns`; `kernel_drops` counts from when the socket was
-    added. Until `old_types_until` payload types besides `new_types` are accepted.
+    added. Until `old_types_until` payload types besides `new_types` are accepted. `rates`: the RTP clock of each
+    payload type that does not run at `DEFAULT_RATE`.
     """
 
     channel: int
@@ -66,12 +80,14 @@ class Stream:
     source: Source
     file: CaptureFile
     destination: str
+    exchange: Exchange
     index: int = -1
     connected: bool = False
     kernel_drops: int = 0
     drops: int = 0
     drops_seen_ns: int = 0
     new_types: frozenset[int] = frozenset()
+    rates: dict[int, int] = field(default_factory=dict)
     old_types_until: float | None = None
     final: StreamCounters | None = None
 
@@ -80,13 +96,16 @@ class StreamTable:
     """The arrays. `high`, `low` and `port` are the expected source: the SDP's, then the locked one's.
 
     `known`: there is an SDP; `open`: a packet from any address is worth judging; `fixed`: only `port` is;
-    `settled`: packets with `ssrc` from exactly this source are accepted unseen.
+    `settled`: packets with `ssrc` from exactly this source are accepted unseen. `mux`: RTCP may come to the RTP port;
+    `muxing` counts such streams.
+    `rtcp_high` and `rtcp_low` are the address that SDP gives for RTCP; `report_at`: when ours is due (monotonic).
     """
 
     def __init__(self) -> None:
         self.streams: list[Stream | None] = []
         self._free: list[int] = []
         self._capacity = FIRST_CAPACITY
+        self.muxing = 0
         self.high = np.zeros(FIRST_CAPACITY, np.uint64)
         self.low = np.zeros(FIRST_CAPACITY, np.uint64)
         self.port = np.zeros(FIRST_CAPACITY, np.uint16)
@@ -97,6 +116,11 @@ class StreamTable:
         self.settled = np.zeros(FIRST_CAPACITY, np.bool_)
         self.writing = np.zeros(FIRST_CAPACITY, np.bool_)
         self.six = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.mux = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.rtcp_high = np.zeros(FIRST_CAPACITY, np.uint64)
+        self.rtcp_low = np.zeros(FIRST_CAPACITY, np.uint64)
+        self.report_at = np.zeros(FIRST_CAPACITY, np.float64)
+        self.reception = np.zeros(FIRST_CAPACITY, RECEPTION)
         self.payload_types = np.zeros((FIRST_CAPACITY, PAYLOAD_TYPES), np.bool_)
         self.accepted = np.zeros(FIRST_CAPACITY, np.int64)
         self.octets = np.zeros(FIRST_CAPACITY, np.int64)
@@ -120,6 +144,7 @@ class StreamTable:
         stream.index = index
         self.writing[index] = writing
         self.six[index] = ":" in stream.destination
+        self.report_at[index] = np.inf
         for kind, port in enumerate((stream.pair.port, stream.pair.rtcp_port)):
             template, total = _template(stream.destination, port)
             self.templates[index * _KINDS + kind] = np.frombuffer(template, np.uint8)
@@ -128,6 +153,8 @@ class StreamTable:
     def remove(self, stream: Stream) -> None:
         self.streams[stream.index] = None
         self._free.append(stream.index)
+        self.report_at[stream.index] = np.inf
+        self.muxing -= int(self.mux[stream.index])
         stream.index = -1
 
     def _free_row(self) -> int:
@@ -164,6 +191,13 @@ class StreamTable:
         self.settled[index] = not learning and source.ssrc is not None
         self.ssrc[index] = source.ssrc or 0
 
+    def follow_rtcp(self, stream: Stream) -> None:
+        """Bring the row in line with new terms of the stream's RTCP."""
+        exchange, index = stream.exchange, stream.index
+        self.muxing += exchange.mux - int(self.mux[index])
+        self.mux[index] = exchange.mux
+        self.rtcp_high[index], self.rtcp_low[index] = (exchange.negotiated or NOWHERE)[:2]
+
     # ---- what has come ---------------------------------------------------------------------------------------
 
     def counters(self, stream: Stream) -> StreamCounters:
@@ -172,6 +206,8 @@ class StreamTable:
         if paused := int(self.paused[index]):
             source = address_text(int(self.high[index]), int(self.low[index]))
             refused[str(Reason.PAUSED), source] = paused
+        told = stream.exchange.told(stream.source.ssrcs) or (None, None)
+        row = self.reception[index]
         return StreamCounters(
             accepted=int(self.accepted[index]),
             octets=int(self.octets[index]),
@@ -181,6 +217,11 @@ class StreamTable:
             first_packet_ns=int(self.first_ns[index]),
             last_packet_ns=int(self.last_ns[index]),
             ssrcs=tuple(dict(stream.source.ssrcs)),
+            lost=lost(row),
+            jitter_ms=jitter_ms(row),
+            sent=told[0],
+            sent_octets=told[1],
+            left_ns=stream.exchange.left_ns,
         )
 
     def liveness(self, stream: Stream) -> Liveness:
@@ -189,8 +230,12 @@ class StreamTable:
             packets=int(self.accepted[index] + self.paused[index]),
             last_packet_at=float(self.last_at[index]) or None,
             last_packet_ns=int(self.last_ns[index]),
+            left_ns=stream.exchange.left_ns,
         )
 
+
+NOWHERE = (0, 0)
+"""No sender has this address (RFC 4291 section 2.5.2)."""
 
 _BY_KIND = frozenset({"templates", "sums"})
 

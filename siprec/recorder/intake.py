@@ -17,7 +17,6 @@ from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import SourcePolicy
 from siprec.session.model import Channel
 
-
 BARRIER_SECONDS = 1.0
 """For the keeper, or systemd, to let go of a socket: a thousand times what it takes."""
 

@@ -43,7 +43,7 @@ from siprec.rtp import packets as rtp
 from siprec.sdp.model import MediaDescription, SessionDescription
 from siprec.sdp.model import parse as parse_sdp
 from siprec.sip.flow import Flow, Transport
-from siprec.sip.message import Headers, Request, Response, parse
+from siprec.sip.message import Headers, MessageError, Request, Response, parse
 from siprec.sip.multipart import parse_body
 from siprec.store.base import SessionRecord
 
@@ -166,6 +166,11 @@ class Server:
         self._wires[transport].sources[address] = source
         return source
 
+    def detach(self) -> None:
+        """Leave sending to real listeners from here on."""
+        for wire in self._wires.values():
+            self.pump.detach(wire)
+
     def advance(self, seconds: float) -> None:
         """Let that much time pass for every timer; the wall clock and the audio stay where they are."""
         self._now.offset += seconds
@@ -230,6 +235,7 @@ class Src:
     cseq: int = 0
     offer: SessionDescription | None = None
     answer: SessionDescription | None = None
+    offer_before: SessionDescription | None = None
     on_request: Callable[[Request], tuple[int, list[tuple[str, str]], bytes]] = lambda _: (200, [], b"")
 
     def __post_init__(self) -> None:
@@ -261,9 +267,34 @@ class Src:
         head = head.replace(b"${length}", str(len(body)).encode()).replace(b"\n", b"\r\n")
         return head + b"\r\n\r\n" + body
 
+    async def relay(self, data: bytes, *, media: Mapping[bytes, bytes]) -> Response:
+        """Send somebody else's message as the next one of our dialog: with our Via, CSeq and To tag, and with
+        addresses in the body changed as `media` says. An offer in a 2xx is answered by the ACK.
+        """
+        request = parse(data)
+        assert isinstance(request, Request)
+        for old, new in media.items():
+            request.body = request.body.replace(old, new)
+        self.cseq += 1
+        host, port = self.flow.remote
+        branch = f"z9hG4bK-{self.to_tag}-{self.cseq}"
+        request.headers.set("Via", f"SIP/2.0/{self.flow.transport.upper()} {host}:{port};branch={branch}")
+        request.headers.set("CSeq", f"{self.cseq} {request.method}")
+        to = request.headers.get("To") or ""
+        request.headers.set("To", f"{to};tag={self.to_tag}" if self.to_tag else to)
+        response = await self.exchange(bytes(request))
+        if response.status == 200 and request.method == "INVITE":
+            body = b"" if sdp_of(request) else str(self.offer_before).encode()
+            await self.ack(body=body)
+        return response
+
     async def exchange(self, data: bytes) -> Response:
         """Send a request and wait for its final response; its offer and the answer count from then on."""
-        request = parse(data)
+        try:
+            request = parse(data)
+        except MessageError as error:
+            assert error.partial is not None, "nothing that could be answered"
+            request = error.partial
         assert isinstance(request, Request)
         self.post(data)
         response = await self.response(request)
@@ -308,7 +339,9 @@ class Src:
         self.cseq = self.cseq + (method not in ("ACK", "CANCEL")) if cseq is None else cseq
         lines = Headers()
         via = self.invite.headers.get("Via") or ""
-        lines.add("Via", via.replace(self.invite.via.branch or "", branch or f"z9hG4bK-{self.to_tag}-{method}-{self.cseq}"))
+        lines.add(
+            "Via", via.replace(self.invite.via.branch or "", branch or f"z9hG4bK-{self.to_tag}-{method}-{self.cseq}")
+        )
         lines.add("Max-Forwards", "70")
         lines.add("From", self.invite.headers.get("From") or "")
         to = self.invite.headers.get("To") or ""
@@ -366,6 +399,7 @@ class Src:
         self._invite_cseq = request.cseq.number if request.method == "INVITE" else self._last_invite_cseq()
         offered = sdp_of(request)
         answered = sdp_of(response)
+        self.offer_before = self.offer
         if offered is not None:
             self.offer, self.answer = offered, answered
         elif answered is not None:  # the recorder offers, our ACK will answer

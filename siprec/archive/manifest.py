@@ -13,7 +13,8 @@ SCHEMA = "siprec.recording/1"
 
 @dataclass(slots=True)
 class ChannelEntry:
-    """One channel of the audio file. `remote`: address and port the SRC announced for the stream."""
+    """One channel of the audio file. `remote`: address and port the SRC announced for the stream. `sent`:
+    packets that the SRC says it has sent (RTCP sender reports); null when it said nothing."""
 
     index: int
     label: str | None = None
@@ -23,6 +24,7 @@ class ChannelEntry:
     remote: str | None = None
     ssrcs: list[int] = field(default_factory=list)
     packets: int = 0
+    sent: int | None = None
     lost: int = 0
     duplicate: int = 0
     reordered: int = 0

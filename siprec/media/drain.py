@@ -198,6 +198,7 @@ class Drain:
         self.set_rtcp(stream, rtcp)
         stream.drops_seen_ns = clock.wall_ns()
         stream.drops = _drops(stream.pair.rtp)
+        stream.connected = _is_connected(stream.pair.rtp)
         session.streams.append(stream)
         self._plans.clear()
 
@@ -419,6 +420,15 @@ def _connect(stream: Stream) -> None:
         with contextlib.suppress(OSError):
             stream.pair.rtp.connect((address_text(high, low), port))
             stream.connected = True
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """A socket that outlived an earlier process may be."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _drops(sock: socket.socket) -> int:

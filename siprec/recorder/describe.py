@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,15 @@ from siprec.session.model import Channel, DialogInfo
 from siprec.store.base import SessionRecord
 
 
-def manifest(record: SessionRecord, *, refused: Sequence[RefusedEntry] = ()) -> Manifest:
-    """What recording.json says while a session lives; rendering adds what only the capture can tell."""
+def manifest(
+    record: SessionRecord, *, refused: Sequence[RefusedEntry] = (), sent: Mapping[int, int] | None = None
+) -> Manifest:
+    """What recording.json says while a session lives; rendering adds what only the capture can tell.
+
+    `sent`: packets that the SRC says it has sent, by channel.
+    """
     call, metadata = record.call, record.metadata
+    told = sent or {}
     return Manifest(
         id=call.session_id,
         state=str(call.state),
@@ -32,7 +38,7 @@ def manifest(record: SessionRecord, *, refused: Sequence[RefusedEntry] = ()) -> 
             for key, each in metadata.sessions.items()
         ],
         participants=[_participant(key, each) for key, each in metadata.participants.items()],
-        channels=[_channel(each, metadata) for each in call.channels],
+        channels=[_channel(each, metadata, told.get(each.index)) for each in call.channels],
         external_ids=call.external_ids | extensions.external_ids(metadata),
         extensions=[each.xml for each in extensions.extensions(metadata)],
         metadata_errors=list(metadata.faults),
@@ -94,7 +100,7 @@ def _participant(key: str, state: ParticipantState) -> ParticipantEntry:
     )
 
 
-def _channel(channel: Channel, metadata: RSMetadata) -> ChannelEntry:
+def _channel(channel: Channel, metadata: RSMetadata, sent: int | None) -> ChannelEntry:
     heard = [_name(metadata.participants[key]) for key in channel.participants]
     return ChannelEntry(
         index=channel.index,
@@ -103,4 +109,5 @@ def _channel(channel: Channel, metadata: RSMetadata) -> ChannelEntry:
         participant=", ".join(heard) or None,
         codec=next((each.encoding for each in channel.formats), None),
         remote="{}:{}".format(*channel.remote) if channel.remote else None,
+        sent=sent,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from siprec.archive.manifest import RefusedEntry
 from siprec.errors import SdpError
 from siprec.fdstore import FdStore
-from siprec.media.capture import CaptureResult, SessionCapture, StreamCapture
+from siprec.media.capture import CaptureResult, RtcpTerms, SessionCapture, StreamCapture
 from siprec.media.part import Part, PartStream, PayloadFormat, Phase
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import SourcePolicy
@@ -29,6 +29,7 @@ class _Line:
     pair: PortPair
     plan: PartStream
     remote: tuple[str, int] | None
+    rtcp: RtcpTerms
 
 
 class Ports:
@@ -109,20 +110,27 @@ class Intake:
         self._lines: dict[int, _Line] = {}
         self._removing: set[asyncio.Future[None]] = set()
         self.refused: list[RefusedEntry] = []
+        self.sent: dict[int, int] = {}
+        """Packets that the SRC says it has sent on each channel, where it said so in RTCP; complete once finished."""
 
     def open(self, channel: Channel, pair: PortPair, at_ns: int) -> None:
         """Start to capture `channel` on `pair`."""
+        rtcp = rtcp_terms(channel)
+        anywhere = ipaddress.ip_address(pair.address).is_unspecified
         stream = self._capture.add(
             pair,
             channel=channel.index,
             policy=self._policy,
             payload_types=payload_types(channel),
+            clock_rates=clock_rates(channel),
             remote=channel.remote,
+            rtcp=rtcp,
             networks=self._networks,
+            destination=channel.address if anywhere and channel.address else None,
         )
         plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
         self.part.streams.append(plan)
-        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote)
+        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp)
         self._enter_phase(channel, at_ns)
 
     def resume(self, channel: Channel, at_ns: int) -> bool:
@@ -137,10 +145,14 @@ class Intake:
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""
         line = self._lines[channel.index]
-        line.capture.update(payload_types=payload_types(channel))
+        line.capture.update(payload_types=payload_types(channel), clock_rates=clock_rates(channel))
+        rtcp = rtcp_terms(channel)
         if channel.remote != line.remote:  # giving it anew would let the source be learned anew
             line.capture.update(remote=channel.remote)
             line.remote = channel.remote
+        if rtcp != line.rtcp:
+            line.capture.update(rtcp=rtcp)
+            line.rtcp = rtcp
         self._enter_phase(channel, at_ns)
 
     def close(self, channel: Channel, at_ns: int) -> None:
@@ -181,6 +193,9 @@ class Intake:
             for channel, counters in result.counters
             for (reason, source), packets in counters.refused.items()
         ]
+        for channel, counters in result.counters:
+            if counters.sent is not None:
+                self.sent[channel] = self.sent.get(channel, 0) + counters.sent
         return result
 
     def _enter_phase(self, channel: Channel, at_ns: int) -> None:
@@ -214,3 +229,13 @@ def local_address_towards(remote: str) -> str:
 def payload_types(channel: Channel) -> frozenset[int]:
     """The payload types that `channel` may carry."""
     return frozenset(each.payload_type for each in channel.formats)
+
+
+def clock_rates(channel: Channel) -> dict[int, int]:
+    """The RTP clock of each payload type."""
+    return {each.payload_type: each.clock_rate for each in channel.formats}
+
+
+def rtcp_terms(channel: Channel) -> RtcpTerms:
+    """What was agreed on the channel's RTCP."""
+    return RtcpTerms(channel.remote_rtcp, channel.rtcp_mux)

@@ -109,6 +109,11 @@ class Leg:
         """Packets that were not written; complete once the leg is finished."""
         return self._intake.refused if self._intake else []
 
+    @property
+    def sent(self) -> dict[int, int]:
+        """Packets the SRC says it has sent, by channel; complete once the leg is finished."""
+        return self._intake.sent if self._intake else {}
+
     async def finish(self, at_ns: int) -> CaptureResult | None:
         """Close the capture, write part.json for good, give everything back."""
         self.refresh.stop()

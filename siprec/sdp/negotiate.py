@@ -230,7 +230,7 @@ def read_answer(
         stream = _read(index, theirs, default_direction, rtcp_mux=ours.rtcp_mux)
         known = {**{number: form for number, form in ours.rtpmap.items() if str(number) in theirs.formats}}
         formats = tuple({**known, **theirs.rtpmap}.values())
-        reason = "refused by the peer" if not theirs.port else None if formats else "no codec in the answer"
+        reason = _disagreement(ours, theirs, formats)
         agreed = _AGREED.get((ours.direction or "sendrecv", stream.offered_direction), "inactive")
         stream = replace(stream, label=theirs.label or ours.label, accepted=reason is None, reason=reason)
         streams.append(
@@ -324,6 +324,15 @@ def _refusal(
     media: MediaDescription, formats: tuple[Format, ...], kinds: Collection[str], transports: Collection[str]
 ) -> str | None:
     return next((reason for reason, holds in _REFUSALS if holds(media, formats, kinds, transports)), None)
+
+
+def _disagreement(ours: MediaDescription, theirs: MediaDescription, formats: tuple[Format, ...]) -> str | None:
+    """Why an answered m-line comes to nothing. What was offered with port 0 stays so, whatever the answer says."""
+    if not ours.port:
+        return "the offer has port 0"
+    if not theirs.port:
+        return "refused by the peer"
+    return None if formats else "no codec in the answer"
 
 
 def _lower(names: Collection[str]) -> frozenset[str]:

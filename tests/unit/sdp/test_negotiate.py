@@ -243,6 +243,13 @@ def test_answer_may_leave_out_the_rtpmap_of_what_we_offered() -> None:
     assert stream.formats == forms
 
 
+def test_what_was_offered_with_port_0_is_not_taken_up_by_an_answer() -> None:
+    """RFC 3264 section 6: the answer's port must be 0 as well; there is no port of ours it could mean."""
+    offer = negotiate.build_offer([StreamOffer("127.0.0.1", 0), StreamOffer("127.0.0.1", 20000)], origin=OURS)
+    streams = negotiate.read_answer(offer, _offer(*("m=audio 40000 RTP/AVP 0",) * 2))
+    assert [(each.accepted, each.reason) for each in streams] == [(False, "the offer has port 0"), (True, None)]
+
+
 @pytest.mark.parametrize("media", [(), ("m=video 1 RTP/AVP 34",), ("m=audio 1 RTP/AVP 0",) * 2])
 def test_answer_of_another_shape_is_refused(media: tuple[str, ...]) -> None:
     offer = negotiate.build_offer([StreamOffer("127.0.0.1", 20000)], origin=OURS)

@@ -1,4 +1,4 @@
-"""Avaya SBCE: `+sip.src` inside the angle brackets, a dummy participant first, the real one in an UPDATE without SDP."""
+"""Avaya SBCE: `+sip.src` inside the angle brackets, a dummy participant first, then an UPDATE without SDP."""
 
 from tests.support.replay import Server
 

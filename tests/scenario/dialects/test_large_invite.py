@@ -21,7 +21,7 @@ async def test_it_arrives_whole(tmp_path: Path) -> None:
                 sender.setblocking(False)
                 data = data.replace(b"127.0.0.20:5060;branch", b"127.0.0.20:%d;branch" % sender.getsockname()[1])
                 await asyncio.get_running_loop().sock_sendto(sender, data, listener.address)
-                statuses = []
+                statuses: list[int] = []
                 while not statuses or statuses[-1] < 200:
                     answer = asyncio.get_running_loop().sock_recv(sender, 65_535)
                     response = parse(await asyncio.wait_for(answer, PATIENCE))

@@ -1,4 +1,4 @@
-"""Calls that are recorded without SIPREC (RECORD_PLAIN_CALLS): CUBE's network based recording, CUCM's built-in bridge."""
+"""Calls recorded without SIPREC (RECORD_PLAIN_CALLS): CUBE's network based recording, CUCM's built-in bridge."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What counts as a recording session (RFC 7866 section 6.2), as lenient as SRCs in the field need it, or to the letter."""
+"""What counts as a recording session (RFC 7866 section 6.2), leniently or to the letter."""
 
 from pathlib import Path
 

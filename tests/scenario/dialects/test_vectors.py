@@ -39,8 +39,9 @@ async def test_good(dialect: str, tmp_path: Path) -> None:
         assert answer is not None
         for ours, theirs in zip(offer.media if offer else answer.media, answer.media, strict=True):
             assert (ours.kind, ours.label, ours.transport) == (theirs.kind, theirs.label, theirs.transport)
-            assert theirs.direction == (ANSWERED.get(ours.direction, "inactive") if offer else "recvonly")
             assert theirs.port % 2 == 0
+            if theirs.port:
+                assert theirs.direction == (ANSWERED.get(ours.direction, "inactive") if offer else "recvonly")
         if offer is not None:
             await src.ack()
             recorded = await src.bye()

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, day_of, new_session_id
-from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, SipError, StoreError
+from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, StoreError
 from siprec.recorder import describe
+from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.learn import held, learn, learn_from_headers
@@ -27,7 +28,6 @@ from siprec.session import bodies
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, Recovery
 from siprec.session.transitions import Effect, Event, State
-from siprec.sip import session_timer
 from siprec.sip.dialog import DialogKey
 from siprec.sip.events import (
     AckMissing,
@@ -69,12 +69,23 @@ class Check:
     """Time to see whether the SRC is still there."""
 
 
+How = Literal["replaces", "reinvite", "fresh-invite"]
+"""How an SRC has a session carried on, as recording.json tells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovedInto:
+    """The dialog of this session has moved to the session it named in Replaces; this one ends."""
+
+    session_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """An INVITE that carries this session on. `how` is told in recording.json."""
+    """An INVITE that carries this session on."""
 
     event: RequestReceived
-    how: Literal["replaces", "reinvite", "fresh-invite"]
+    how: How
     source: RecordingSource
     from_node: str
 
@@ -89,6 +100,7 @@ Item = (
     | RequestFailed
     | TimerDue
     | TakeOver
+    | MovedInto
     | Check
     | Stop
 )
@@ -105,13 +117,11 @@ class Call:
         self._on_dialog: Callable[[DialogKey], None] = lambda _: None
         self._retiring: set[asyncio.Task[None]] = set()
         self._ended_at = 0
-        self._probed_at: float | None = None
-        self._lost_at: float | None = None
-        self._updates = False
+        self._contact = Contact(self, facilities.policy)
         self.record = record
         self.done = asyncio.Event()
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
-        self._leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
+        self.leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
 
     @classmethod
     def answering(cls, facilities: Facilities, invite: RequestReceived, source: RecordingSource) -> Call:
@@ -151,41 +161,56 @@ class Call:
         try:
             while self.data.state not in {State.ENDED, State.FAILED}:
                 await self._take(await self._queue.get())
-                await self._leg.write_notes()
+                await self.leg.write_notes()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
         finally:
-            self._leg.refresh.stop()
+            self.leg.refresh.stop()
             self.done.set()
 
     async def restore(self) -> None:
         """Take a stored session up again: its ports, its dialog, a part of its own. Raises LocalError, OSError."""
         data = self.data
         data.fence += 1
-        self._leg = self._new_leg(data.source, fence=data.fence, takes_over=False)
-        self._leg.info = self.record.dialogs[-1] if self.record.dialogs else None
+        self.leg = self._new_leg(data.source, fence=data.fence, takes_over=False)
+        self.leg.info = self.record.dialogs[-1] if self.record.dialogs else None
         now_ns = clock.wall_ns()
-        await self._leg.open(self._folder, started_ns=now_ns)
-        held_over = [self._leg.intake.resume(channel, now_ns) for channel in data.channels if channel.open]
+        await self.leg.open(self._folder, started_ns=now_ns)
+        held_over = [self.leg.intake.resume(channel, now_ns) for channel in data.channels if channel.open]
         if held_over and all(held_over) and data.started_ns is not None:
             # The sockets outlived the process: what came meanwhile waits in them, stamped with its arrival.
-            self._leg.part.started_ns = data.started_ns
-        self._leg.interrupted_since(data.saved_ns)
+            self.leg.part.started_ns = data.started_ns
+        self.leg.interrupted_since(data.saved_ns)
         for each in self.record.dialogs:
             if each.dialog.state != "terminated":
                 self._use.endpoint.restore(each.dialog)
                 self._use.endpoint.resume(each.dialog, now=clock.monotonic())
         self._recovered("restart", data.node)
         data.node = self._use.policy.node
-        await self._fire(Event.CONTACT_LOST)
-        self._leg.note("restored", fence=data.fence)
+        await self.fire(Event.CONTACT_LOST)
+        self.leg.note("restored", fence=data.fence)
         self.log.info("call restored", state=str(data.state), fence=data.fence)
         await self._save()
 
+    def adopt(self) -> None:
+        """Stand for a session that another process had: its dialogs are known, its media is to come."""
+        self.leg.info = self.record.dialogs[-1] if self.record.dialogs else None
+        for each in self.record.dialogs:
+            if each.dialog.state != "terminated":
+                self._use.endpoint.restore(each.dialog)
+
     def quiet(self, since: float) -> bool:
         """Whether no stream that should send has sent since then (monotonic seconds)."""
-        return self._leg.intake.quiet(self.data.channels, since)
+        return not self.leg.opened or self.leg.intake.quiet(self.data.channels, since)
+
+    def age(self, now: float) -> float:
+        """Seconds since the current leg began."""
+        return now - self.leg.opened_at
+
+    def confirmed(self, key: DialogKey) -> bool:
+        """Whether the session has had the dialog `key` confirmed."""
+        return any(each.dialog.key == key and each.dialog.state != "early" for each in self.record.dialogs)
 
     # ------------------------------------------------------------------ events
 
@@ -198,26 +223,30 @@ class Call:
             case AckMissing():
                 await self._ack_missing(item)
             case Cancelled():
-                await self._end(Event.REFUSED, f"cancelled ({item.cause})")
+                await self.end(Event.REFUSED, f"cancelled ({item.cause})")
             case ResponseReceived():
-                await self._response(item)
+                await self._contact.answered(item)
             case RequestFailed():
-                await self._unanswered(item)
+                await self._contact.unanswered(item)
             case TimerDue():
-                await self._timer(item)
+                await self._contact.timer(item)
             case TakeOver():
                 await self._taken_over(item)
+            case MovedInto():
+                self.leg.info = None  # the dialog lives on in the other session
+                self.data.merged_into = item.session_id
+                await self.end(Event.STOPPED, "its dialog moved to another session")
             case Check():
-                await self._check()
+                await self._contact.check()
             case Stop():
-                await self._end(Event.STOPPED, item.reason)
+                await self.end(Event.STOPPED, item.reason)
 
     async def _request(self, event: RequestReceived) -> None:
         handler = self._HANDLERS.get(event.request.method)
         if handler is None:
-            self._leg.respond(event, 501)
+            self.leg.respond(event, 501)
         elif not self.data.live and event.dialog is not None and event.request.method != "BYE":
-            self._leg.respond(event, 481)
+            self.leg.respond(event, 481)
         else:
             await self._answered(event, partial(handler, self, event))
 
@@ -240,23 +269,23 @@ class Call:
             await self._refuse(event, 503, (("Retry-After", "30"),))
 
     async def _refuse(self, event: RequestReceived, status: int, extra: HeaderList) -> None:
-        self._leg.respond(event, status, extra=extra)
+        self.leg.respond(event, status, extra=extra)
         if self.data.state is State.OFFERED:
-            await self._end(Event.REFUSED, f"answered {status}")
+            await self.end(Event.REFUSED, f"answered {status}")
 
     # ------------------------------------------------------------------ INVITE outside a dialog
 
     async def _invite(self, event: RequestReceived) -> None:
         if event.dialog is not None:
             await self._change(event)
-        elif await self._accept(event, self._leg, None):
-            await self._fire(Event.ANSWERED if self._active else Event.ANSWERED_INACTIVE)
+        elif await self._accept(event, self.leg, None):
+            await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
             people = describe.names(self.record)
             self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
 
     async def _accept(self, event: RequestReceived, leg: Leg, folder: RecordingFolder | None) -> bool:
         """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
-        timer = self._agree_timer(event)
+        timer = agree_timer(event.request)
         body = bodies.read(event.request)
         prepared = leg.negotiation.prepare(body.sdp, held=self._held) if body.sdp is not None else None
         try:
@@ -288,7 +317,7 @@ class Call:
             self.data.channels[:], self.data.local_sdp, self.data.started_ns, self.data.fence = before
             self.record.dialogs.pop()
             return False
-        self._updates = "UPDATE" in {each.upper() for each in event.request.headers.values("Allow")}
+        self._contact.takes_updates = "UPDATE" in {each.upper() for each in event.request.headers.values("Allow")}
         leg.refresh.start(timer.timer(clock.monotonic()))
         return True
 
@@ -316,7 +345,7 @@ class Call:
     async def _taken_over(self, item: TakeOver) -> None:
         """Another INVITE carries this session on: a new leg, and the old one goes once the new one stands."""
         leg = self._new_leg(item.event.flow.remote[0], fence=self.data.fence + 1, takes_over=True)
-        old, accepted = self._leg, False
+        old, accepted = self.leg, False
 
         async def accept() -> None:
             nonlocal accepted
@@ -329,15 +358,15 @@ class Call:
         last = old.last_packet_ns()
         absent = last and clock.wall_ns() - last > ABSENCE_NS
         ended_ns = last if absent else clock.wall_ns()
-        self._leg = leg
+        self.leg = leg
         self._recovered(item.how, item.from_node)
-        await self._fire(Event.TAKEN_OVER)
-        await self._fire(Event.RECOVERED if self._active else Event.INACTIVE)
+        await self.fire(Event.TAKEN_OVER)
+        await self.fire(Event.RECOVERED if self.active else Event.INACTIVE)
         self._acknowledged.clear()
         retiring = asyncio.ensure_future(self._retire(old, ended_ns))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
-        self._lost_at = self._probed_at = None
+        await self._contact.heard()
         self.log.info("call carried on", how=item.how, fence=self.data.fence, from_node=item.from_node)
 
     async def _retire(self, leg: Leg, ended_ns: int) -> None:
@@ -355,8 +384,8 @@ class Call:
 
     async def _change(self, event: RequestReceived) -> None:
         """A re-INVITE or UPDATE: metadata, a new offer, both, or nothing but a refresh."""
-        leg = self._leg
-        timer = self._agree_timer(event)
+        leg = self.leg
+        timer = agree_timer(event.request)
         body = bodies.read(event.request)
         await self._learn(leg, event, body)
         text = ""
@@ -370,26 +399,26 @@ class Call:
         leg.respond(event, 200, extra=timer.headers, body=text)
         leg.refresh.start(timer.timer(clock.monotonic()))
         leg.note(event.request.method.lower(), channels=self._modes())
-        await self._heard()
+        await self._contact.heard()
         await self._follow_activity()
 
     async def _bye(self, event: RequestReceived) -> None:
-        self._leg.respond(event, 200)
-        current = self._leg.info is None or event.dialog is None or event.dialog.key == self._leg.info.dialog.key
+        self.leg.respond(event, 200)
+        current = self.leg.info is None or event.dialog is None or event.dialog.key == self.leg.info.dialog.key
         if not current:
             return  # the SRC closes a dialog that was taken over
         if self.data.live:
             with contextlib.suppress(PeerError):  # whatever its body is, it ends the call
-                await self._learn(self._leg, event, bodies.read(event.request))
-        await self._end(Event.HANGUP, "BYE")
+                await self._learn(self.leg, event, bodies.read(event.request))
+        await self.end(Event.HANGUP, "BYE")
 
     async def _options(self, event: RequestReceived) -> None:
-        self._leg.respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
-        await self._heard()
+        self.leg.respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
+        await self._contact.heard()
 
     async def _info(self, event: RequestReceived) -> None:
-        self._leg.respond(event, 200)
-        await self._heard()
+        self.leg.respond(event, 200)
+        await self._contact.heard()
 
     _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[None]]] = {
         "INVITE": _invite,
@@ -401,7 +430,7 @@ class Call:
 
     async def _ack(self, event: AckReceived) -> None:
         """The ACK of a 2xx; it carries the answer when the INVITE came without an offer (RFC 3261 13.2.1)."""
-        leg = self._leg
+        leg = self.leg
         self._acknowledged.set()
         if not leg.negotiation.proposing or not self.data.live:
             leg.note("ack")
@@ -415,7 +444,7 @@ class Call:
             self.log.warning("answer refused", reason=error.reason)
             leg.negotiation.withdraw()
             if not self.data.channels:
-                await self._end(Event.STOPPED, error.reason)
+                await self.end(Event.STOPPED, error.reason)
             return
         leg.negotiation.commit(prepared, leg.intake)
         describe.assign_participants(self.record)
@@ -423,130 +452,61 @@ class Call:
         await self._follow_activity()
 
     async def _ack_missing(self, event: AckMissing) -> None:
-        if self._leg.info is not None and event.dialog.key == self._leg.info.dialog.key:
-            await self._end(Event.STOPPED, "no ACK came for the 200 OK")
+        if self.leg.info is not None and event.dialog.key == self.leg.info.dialog.key:
+            await self.end(Event.STOPPED, "no ACK came for the 200 OK")
 
-    # ------------------------------------------------------------------ is the SRC still there?
+    # ------------------------------------------------------------------ used by contact
 
-    async def _check(self) -> None:
-        """Quiet on every stream that should send: ask the SRC; no answer: wait for its return, then give up."""
-        now, policy = clock.monotonic(), self._use.policy
-        if self.data.state is State.INTERRUPTED:
-            if self._lost_at is None:
-                self._lost_at = now
-            if self._active and not self.quiet(self._lost_at):
-                await self._heard()
-            elif now - self._lost_at > policy.session_timeout:
-                await self._end(Event.STOPPED, "contact with the SRC was lost (SESSION_TIMEOUT)")
-        elif self.data.live and self.quiet(now - policy.rtp_timeout):
-            due = self._probed_at is None or now - self._probed_at > policy.rtp_timeout
-            if due and now - self._leg.opened_at > policy.rtp_timeout:
-                self._probed_at = now
-                self._ask("OPTIONS")
-
-    async def _heard(self) -> None:
-        """The SRC gave a sign of life."""
-        self._lost_at = self._probed_at = None
-        if self.data.state is State.INTERRUPTED:
-            await self._fire(Event.CONTACT_BACK if self._active else Event.INACTIVE)
-            self.log.info("contact is back", state=str(self.data.state))
-
-    async def _lost(self, reason: str) -> None:
-        if self.data.live:
-            self._lost_at = clock.monotonic()
-            self.log.warning("contact with the SRC is lost", reason=reason)
-            self._leg.note("contact-lost", reason=reason)
-            await self._fire(Event.CONTACT_LOST)
-
-    def _ask(self, method: str, extra: HeaderList = (), body: str = "") -> bool:
+    def ask(self, method: str, extra: HeaderList = (), body: str = "") -> bool:
         """Send a request in the current dialog; False when that is not possible now."""
-        if self._leg.info is None:
+        if self.leg.info is None:
             return False
         try:
             self._use.endpoint.request(
-                method, self._leg.info.dialog, headers=extra, body=body.encode(), now=clock.monotonic()
+                method, self.leg.info.dialog, headers=extra, body=body.encode(), now=clock.monotonic()
             )
         except (LocalError, Overload):
             return False
         self._use.flush()
         return True
 
-    # ------------------------------------------------------------------ session timer
-
-    def _agree_timer(self, event: RequestReceived) -> session_timer.Negotiated:
-        """What our 2xx says of session expiration. Raises IntervalTooSmall (422)."""
-        agreed = session_timer.negotiate(event.request)
-        if agreed.status == 422:
-            raise IntervalTooSmall(agreed.headers)
-        return agreed
-
-    async def _timer(self, item: TimerDue) -> None:
-        refresh = self._leg.refresh
-        if item.what == "expired":
-            await self._end(Event.STOPPED, "the session timer expired without a refresh")
-        elif self.data.live and refresh.timer is not None:
-            extra = refresh.timer.headers()
-            # UPDATE needs no SDP; else a re-INVITE repeats ours as it is (RFC 4028 section 7.4)
-            sdp: HeaderList = () if self._updates else (("Content-Type", "application/sdp"),)
-            method, body = ("UPDATE", "") if self._updates else ("INVITE", self.data.local_sdp)
-            if self._ask(method, (*extra, *sdp), body):
-                refresh.sent()
-            else:
-                refresh.again()
-
-    async def _response(self, event: ResponseReceived) -> None:
-        status, method = event.response.status, event.request.method
-        if status < 200 or method == "BYE":
-            return
-        if status in {408, 481}:
-            await self._lost(f"{method} answered {status}")
-        elif method == "OPTIONS":
-            await self._heard()
-        elif status < 300:
-            self._leg.refresh.start(session_timer.accepted(event.response, now=clock.monotonic()))
-        elif status == 491:
-            self._leg.refresh.again()
-
-    async def _unanswered(self, event: RequestFailed) -> None:
-        if event.request.method != "BYE":
-            await self._lost(f"{event.request.method}: {event.cause}")
-
     # ------------------------------------------------------------------ the session's table
 
-    async def _fire(self, event: Event) -> None:
+    async def fire(self, event: Event) -> None:
         effects = self.data.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
+        after = self.data.state
         for effect in effects:
             await self._EFFECTS[effect](self)
-        if effects:
+        if effects and self.data.state is after:  # an effect that took a further step has told of it
             self._use.observers.emit("session", self.record)
 
     @property
-    def _active(self) -> bool:
+    def active(self) -> bool:
         return any(each.mode == "active" for each in self.data.channels)
 
     async def _follow_activity(self) -> None:
         """Pause when the last stream fell silent by agreement, go on when one speaks again."""
         before = self.data.state
-        await self._fire(Event.ACTIVE if self._active else Event.INACTIVE)
+        await self.fire(Event.ACTIVE if self.active else Event.INACTIVE)
         if self.data.state is before:
             await self._save()
         else:
-            self.log.info("call resumed" if self._active else "call paused", state=str(self.data.state))
+            self.log.info("call resumed" if self.active else "call paused", state=str(self.data.state))
 
-    async def _end(self, event: Event, reason: str) -> None:
+    async def end(self, event: Event, reason: str) -> None:
         self._ended_at = self._ended_at or clock.wall_ns()
-        self._leg.refresh.stop()
+        self.leg.refresh.stop()
         if self.data.live:
             self.data.ended_ns = self._ended_at
             self.log.info("call ended", reason=reason)
-            self._leg.note("ended", reason=reason)
+            self.leg.note("ended", reason=reason)
         elif self.data.state is State.OFFERED:
             self.log.info("call not recorded", reason=reason)
         self.data.ended_by_src = event is Event.HANGUP
-        await self._fire(event)
+        await self.fire(event)
 
     async def _send_bye(self) -> None:
-        self._send_bye_to(self._leg)
+        self._send_bye_to(self.leg)
 
     def _send_bye_to(self, leg: Leg) -> None:
         if leg.info is not None and leg.info.dialog.state == "confirmed":
@@ -558,15 +518,15 @@ class Call:
         self._acknowledged.set()
         await asyncio.gather(*self._retiring)
         if self.data.started_ns is None:
-            await self._leg.discard()
+            await self.leg.discard()
             return
-        result = await self._leg.finish(self._ended_at or clock.wall_ns())
+        result = await self.leg.finish(self._ended_at or clock.wall_ns())
         if result is not None:
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
     async def _save(self) -> None:
-        await self._leg.save(self._manifest())
+        await self.leg.save(self._manifest())
         self.data.saved_ns = clock.wall_ns()
         with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
             await self._use.store.save(self.record)
@@ -577,12 +537,12 @@ class Call:
             found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
         except (LocalError, OSError, RuntimeError) as error:
             self.log.error("recording could not be rendered, its capture is kept", error=str(error))
-            await self._leg.on_disk(mark_failed, self._folder.path, str(error))
-            await self._fire(Event.RENDER_FAILED)
+            await self.leg.on_disk(mark_failed, self._folder.path, str(error))
+            await self.fire(Event.RENDER_FAILED)
             return
         details: dict[str, Any] = {"verdict": found.verdict, "reason": found.reason, "file": str(found.audio)}
         self.log.info("recording ready", seconds=round(found.duration, 2), **details)
-        await self._fire(Event.RENDERED)
+        await self.fire(Event.RENDERED)
 
     async def _release(self) -> None:
         with contextlib.suppress(StoreError):
@@ -598,7 +558,7 @@ class Call:
 
     async def _abandon(self) -> None:
         """After a defect of ours: give back what can be given back; the capture stays for the next start."""
-        await self._leg.finish(clock.wall_ns())
+        await self.leg.finish(clock.wall_ns())
         await self._send_bye()
 
     # ------------------------------------------------------------------ private
@@ -619,7 +579,7 @@ class Call:
         return RecordingFolder(self._use.policy.root / day_of(self.data.session_id) / self.data.session_id)
 
     def _manifest(self) -> Any:
-        return describe.manifest(self.record, refused=self._leg.refused)
+        return describe.manifest(self.record, refused=self.leg.refused, sent=self.leg.sent)
 
     async def _learn(self, leg: Leg, event: RequestReceived, body: bodies.Bodies) -> None:
         await learn(self.record, leg, event.request, body=body, log=self.log)
@@ -631,13 +591,3 @@ class Call:
 
     def _modes(self) -> list[str]:
         return [f"{each.label or each.index}:{each.mode}" for each in self.data.channels]
-
-
-class IntervalTooSmall(SipError):
-    """Session-Expires below the least that RFC 4028 allows; `headers` tell the peer what that is."""
-
-    status = 422
-
-    def __init__(self, extra: HeaderList) -> None:
-        super().__init__("session interval too small")
-        self.headers = extra

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyee import EventEmitter
 
 from siprec import clock, log
-from siprec.errors import PeerError, SiprecError
-from siprec.recorder.call import Call, Item, Stop
+from siprec.errors import PeerError, SipError, SiprecError, StoreError
+from siprec.recorder.call import Call, Check, How, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
+from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
 from siprec.session.admission import RateLimiter, RecordingSource, identify, recognise
+from siprec.session.recovery import replaces_of
 from siprec.session.transitions import State
 from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import (
@@ -32,6 +35,7 @@ from siprec.sip.events import (
     RequestFailed,
     RequestReceived,
     ResponseReceived,
+    UnknownDialog,
 )
 from siprec.sip.flow import Flow
 from siprec.sip.message import Request
@@ -39,6 +43,9 @@ from siprec.store.base import SessionRecord
 
 RETRY_AFTER = 5
 """Seconds after which a refused SRC may come again: long enough to end a few calls, short enough to be useful."""
+
+WATCH_SECONDS = 0.5
+"""How often interrupted sessions are looked at: RTP that returns should be seen at once."""
 
 TELL_SECONDS = 60.0
 """A source that is not listed is logged this often."""
@@ -62,6 +69,7 @@ class Limits:
     disk_reserve: int
     strict: bool
     plain_calls: bool
+    accept_unknown_replaces: bool = True
 
 
 class Recorder:
@@ -75,6 +83,13 @@ class Recorder:
         self._by_dialog: dict[DialogKey, Call] = {}
         self._by_invite: dict[str, Call] = {}
         self._calls: dict[str, Call] = {}
+        self._recovery = Recovery(
+            facilities,
+            calls=self._calls,
+            by_dialog=self._by_dialog,
+            adopt=self._adopt,
+            accept_unknown=limits.accept_unknown_replaces,
+        )
         self._told: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -145,14 +160,28 @@ class Recorder:
         elif source is None or source.name != call.data.identity:
             self._count("request of another identity", event)
             self._answer(event, 403, now)
+        elif "Replaces" in event.request.headers:
+            self._spawn(self._recover(event, source, call))
         else:
             call.post(event)
+
+    def _unknown_dialog(self, event: UnknownDialog, now: float) -> None:
+        """A request in a dialog that is not here: it may be stored, or an INVITE may bring its own recovery."""
+        source = identify(self._limits.sources, event.flow.remote[0])
+        received = RequestReceived(event.transaction, event.request, event.flow, None)
+        if source is None:
+            self._answer(received, 403, now)
+        elif event.request.method == "INVITE" and "Replaces" in event.request.headers:
+            self._spawn(self._recover(received, source, None))
+        else:
+            self._spawn(self._find_dialog(received, source))
 
     def _invite(self, event: RequestReceived, now: float) -> None:
         source = identify(self._limits.sources, event.flow.remote[0])
         assert source is not None, "unlisted sources are dropped before parsing"
         try:
-            found = recognise(event.request, bodies.read(event.request).parts, strict=self._limits.strict)
+            body = bodies.read(event.request)
+            found = recognise(event.request, body.parts, strict=self._limits.strict)
         except PeerError as error:
             headers = [("Accept", ", ".join(bodies.ACCEPT))] if error.status == 415 else []
             self.log.warning("INVITE refused", source=event.flow.remote[0], status=error.status, reason=error.reason)
@@ -161,8 +190,112 @@ class Recorder:
         if not found.is_recording_session and not self._limits.plain_calls:
             self._count("not a recording session", event, setting="RECORD_PLAIN_CALLS")
             self._answer(event, 403, now)
+        else:
+            self._spawn(self._recover(event, source, None))
+
+    # ------------------------------------------------------------------ sessions that are carried on
+
+    async def _recover(self, event: RequestReceived, source: RecordingSource, own: Call | None) -> None:
+        """Find out whether an INVITE carries a session on, and hand it to that session or to a new one.
+
+        `own` is the session whose dialog a re-INVITE came in.
+        """
+        now = clock.monotonic()
+        try:
+            replaces = replaces_of(event.request)
+        except SipError as error:
+            self._count(error.reason, event)
+            self._answer_and_flush(event, error.status)
             return
-        self._begin(event, source)
+        if replaces is not None:
+            found = await self._recovery.replaced(replaces, source)
+        else:
+            found = await self._recovery.correlated(event.request, bodies.read(event.request), source)
+        match found:
+            case Refused():
+                self._count(found.reason, event)
+                self._answer_and_flush(event, found.status)
+            case Found(call) if call is own:
+                call.post(event)
+            case Found(call):
+                how: How = "fresh-invite" if replaces is None else "replaces" if own is None else "reinvite"
+                if event.request.to.tag and own is None:
+                    how = "reinvite"
+                self._by_invite[event.transaction] = call
+                call.post(TakeOver(event, how, source, call.data.node))
+                if own is not None:
+                    own.post(MovedInto(call.data.session_id))
+            case Anew() if own is not None:
+                own.post(event)
+            case Anew():
+                self._begin(event, source, found)
+        self.log.debug("recovery decided", found=type(found).__name__, seconds=round(clock.monotonic() - now, 4))
+
+    async def _find_dialog(self, event: RequestReceived, source: RecordingSource) -> None:
+        request = event.request
+        key = DialogKey(request.call_id, request.to.tag or "", request.from_.tag or "")
+        try:
+            call = await self._recovery.of_dialog(key, source)
+        except (StoreError, TimeoutError):
+            # Never 481 while it cannot be known: an SBC ends the recording on it.
+            self._answer_and_flush(event, 500, [("Retry-After", str(RETRY_AFTER))])
+            return
+        if call is None:
+            self._answer_and_flush(event, 481)
+        else:
+            self._use.endpoint.admit(event.transaction, now=clock.monotonic())
+            self._use.flush()
+
+    async def _adopt(self, record: SessionRecord, source: RecordingSource) -> Call | None:
+        """Bring a session of another process or node here, without media until an INVITE brings some."""
+        try:
+            record = await self._use.store.adopt(record.call.session_id, self._use.policy.node, record.call.fence)
+        except StoreError as error:
+            self.log.warning("session not adopted", session=record.call.session_id, error=repr(error))
+            return self._calls.get(record.call.session_id)
+        call = Call(self._use, record, source, record.call.source)
+        call.adopt()
+        self._start(call)
+        return call
+
+    async def restore(self) -> None:
+        """Take up the sessions that an earlier process of this node left in the store."""
+        for session_id in await self._use.store.owned(self._use.policy.node):
+            try:
+                record = await self._use.store.load(session_id)
+                source = next(each for each in self._limits.sources if each.name == record.call.identity)
+                call = Call(self._use, record, source, record.call.source)
+                if not record.call.live:
+                    continue
+                await call.restore()
+            except (SiprecError, OSError, StopIteration) as error:
+                self.log.error("session cannot be restored", session=session_id, error=repr(error))
+                continue
+            self._start(call)
+
+    def _start(self, call: Call) -> None:
+        for each in call.record.dialogs:
+            self._by_dialog[each.dialog.key] = call
+        self._calls[call.data.session_id] = call
+        self._spawn(self._run(call, ""))
+
+    def watch(self, interval: float) -> None:
+        """Look after all sessions every `interval` seconds, after interrupted ones more often, until `stop`."""
+        self._spawn(self._watch(interval))
+
+    async def _watch(self, interval: float) -> None:
+        next_round = 0.0
+        while True:
+            await asyncio.sleep(min(WATCH_SECONDS, interval))
+            now = clock.monotonic()
+            everyone = now >= next_round
+            if everyone:
+                next_round = now + interval
+            for call in list(self._calls.values()):
+                if everyone or call.data.state is State.INTERRUPTED:
+                    call.post(Check())
+
+    # ------------------------------------------------------------------ counting and beginning
 
     def _count(self, reason: str, event: RequestReceived, **details: str) -> None:
         self.refused[reason] += 1
@@ -170,12 +303,16 @@ class Recorder:
             "request refused", reason=reason, method=event.request.method, source=event.flow.remote[0], **details
         )
 
-    def _begin(self, event: RequestReceived, source: RecordingSource) -> None:
+    def _begin(self, event: RequestReceived, source: RecordingSource, anew: Anew) -> None:
         call = Call.answering(self._use, event, source)
+        call.data.continues, call.data.replica_of = anew.continues, anew.replica_of
         call.log.info("call offered", source=event.flow.remote[0], identity=source.name)
         self._calls[call.data.session_id] = call
         self._by_invite[event.transaction] = call
-        task = asyncio.get_running_loop().create_task(self._run(call, event.transaction))
+        self._spawn(self._run(call, event.transaction))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -183,6 +320,7 @@ class Recorder:
         try:
             await call.run(lambda key: self._by_dialog.__setitem__(key, call))
         finally:
+            self._recovery.bury(call)
             self._calls.pop(call.data.session_id, None)
             self._by_invite.pop(invite, None)
             for each in call.record.dialogs:
@@ -214,6 +352,7 @@ class Recorder:
 
     _HANDLERS: dict[type, Callable[..., None]] = {
         RequestReceived: _request,
+        UnknownDialog: _unknown_dialog,
         AckReceived: _of_dialog,
         AckMissing: _of_dialog,
         Cancelled: _of_invite,
@@ -242,9 +381,7 @@ class Recorder:
 
     def salvage(self) -> None:
         """Finish, in the background, what an earlier process of this node left."""
-        task = asyncio.get_running_loop().create_task(self._finish_leftovers())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._finish_leftovers())
 
     async def _finish_leftovers(self) -> None:
         policy = self._use.policy
@@ -281,11 +418,23 @@ class Recorder:
         await asyncio.gather(*self._tasks, *waiting, return_exceptions=True)
         return left
 
+    async def hand_over(self) -> None:
+        """Leave every call where it stands to a successor: no BYE, no rendering, no port given back."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     # ------------------------------------------------------------------ private
 
     def _post(self, call: Call | None, item: Item) -> None:
         if call is not None:
             call.post(item)
+
+    def _answer_and_flush(self, event: RequestReceived, status: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """From a task: the pump is not there to send what was answered."""
+        self._answer(event, status, clock.monotonic(), headers)
+        self._use.flush()
 
     def _answer(self, event: RequestReceived, status: int, now: float, headers: Sequence[tuple[str, str]] = ()) -> None:
         own = contact(event.flow, self._use.policy.external)

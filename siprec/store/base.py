@@ -2,45 +2,111 @@
 
 The owner's memory is the truth; a store is where another process finds what it needs to carry on. Every
 failure is typed, so that "the store is down" never looks like "no such session".
+
+Who may write is told by (fence, version), compared like a version number: the fence rises with every adoption
+and names one owner (node and boot id), the version rises with the session's own steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from siprec.metadata.model import RSMetadata
 from siprec.session.model import CallData, DialogInfo
 
 Index = Literal["dialog", "call_id", "media", "cs_id", "external"]
+IndexKey: TypeAlias = tuple[Index, str]
+Reason = Literal["bye", "lost"]
+"""Why a session ended: the SRC said so (or we did, properly), or we gave it up without having heard from it."""
+
+TOMBSTONE_SECONDS = 600.0
+"""How long an ended session is told from an unknown one: any SRC that fails over does so within minutes."""
+
+TOMBSTONE_LIMIT = 20_000
+"""Tombstones kept at most, about 20 MB: 33 calls ending each second for all of `TOMBSTONE_SECONDS`."""
 
 
 @dataclass(slots=True)
 class SessionRecord:
-    """All that is kept of one session."""
+    """All that is kept of one session. `ended`: why, once it is a tombstone (its SDP and metadata are gone then)."""
 
     call: CallData
     dialogs: list[DialogInfo] = field(default_factory=list)
     metadata: RSMetadata = field(default_factory=RSMetadata)
+    ended: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store does. `ok`: it takes sessions. `degraded`: only part of what it promises, `detail` says what.
+
+    `dirty`: sessions whose newest state is not yet where it should be; `oldest_dirty_seconds`: since when.
+    `set_aside`: records that could not be read.
+    """
+
+    ok: bool = True
+    degraded: bool = False
+    detail: str = ""
+    dirty: int = 0
+    oldest_dirty_seconds: float = 0.0
+    set_aside: int = 0
 
 
 class SessionStore(Protocol):
-    """Keeps session records. All methods raise StoreUnavailable when the store cannot be reached."""
+    """Keeps session records. All methods may raise StoreUnavailable when what they need cannot be reached."""
 
     async def create(self, record: SessionRecord) -> None:
-        """Keep a new session. Raises Conflict when its id is known."""
+        """Keep a new session, and wait until it is durable here. Raises Conflict when its id is known.
+
+        The session is kept from the first moment: whoever stops waiting loses nothing but the certainty.
+        """
 
     async def load(self, session_id: str) -> SessionRecord:
-        """The record of a session. Raises NotFound."""
+        """The record of a session, ended ones for `TOMBSTONE_SECONDS` included. Raises NotFound."""
 
     async def save(self, record: SessionRecord) -> None:
-        """Keep a newer state. Raises NotFound, or NotOwner when a higher fence was saved."""
+        """Keep a newer state; it becomes durable soon after, many saves of one session as one.
+
+        Raises NotFound (also once ended), NotOwner when another owner or a higher fence was saved, Conflict when
+        a higher version was.
+        """
 
     async def find(self, index: Index, key: str) -> list[str]:
-        """Ids of the sessions known under `key`; a hint, to be verified against the record."""
+        """Ids of the sessions whose records hold `key`, ended ones included (see `siprec.store.base.*_key`)."""
 
     async def owned(self, node: str) -> list[str]:
-        """Ids of the sessions that `node` carries."""
+        """Ids of the living sessions that `node` carries."""
 
-    async def tombstone(self, session_id: str) -> None:
-        """Forget an ended session."""
+    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int) -> SessionRecord:
+        """Become the owner: the record with fence `expected_fence` + 1. Exactly one of many adopters succeeds.
+
+        Raises NotFound (also once ended), Conflict when the fence is not `expected_fence` any more.
+        """
+
+    async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:
+        """Note that a session has ended; an unknown one is no error. Raises NotOwner."""
+
+    async def flush(self) -> None:
+        """Wait until everything taken so far is durable on this machine."""
+
+    def health(self) -> Health:
+        """How the store does, from memory."""
+
+    async def close(self) -> None:
+        """Save what is not yet saved, and let go."""
+
+
+def dialog_key(call_id: str, local_tag: str, remote_tag: str) -> str:
+    """The key of index `dialog`: a dialog as named at our side."""
+    return f"{call_id} {local_tag} {remote_tag}"
+
+
+def media_key(node: str, port: int) -> str:
+    """The key of index `media`: the RTP port of a living stream."""
+    return f"{node}:{port}"
+
+
+def external_key(name: str, value: str) -> str:
+    """The key of index `external`: an id of another system, with the name of the header it came in."""
+    return f"{name}:{value}"

@@ -50,6 +50,14 @@ class InMemorySessionStore:
     async def owned(self, node: str) -> list[str]:
         return [session_id for session_id, record in self._records.items() if record.call.node == node]
 
+    async def adopt(self, session_id: str, node: str, expected_fence: int) -> SessionRecord:
+        record = await self.load(session_id)
+        if self._fences[session_id] != expected_fence:
+            raise NotOwner(session_id)
+        record.call.fence = self._fences[session_id] = expected_fence + 1
+        record.call.node = node
+        return record
+
     async def tombstone(self, session_id: str) -> None:
         if self._records.pop(session_id, None) is not None:
             self._forget_keys(session_id)

@@ -1,0 +1,219 @@
+"""Which session an INVITE carries on, if any: looked for here, then in the store.
+
+The checks for Replaces come in the order of RFC 3891 section 3: 400, 481, 603, 403, 486; the media (488) is the call's
+own. Any error leaves the named dialog as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from siprec import clock
+from siprec.errors import MetadataError, NotFound, StoreError
+from siprec.metadata import extensions, xml
+from siprec.metadata.model import Recording
+from siprec.recorder.call import Call
+from siprec.recorder.facilities import Facilities
+from siprec.session import bodies, headers
+from siprec.session.admission import RecordingSource
+from siprec.session.recovery import CORRELATING_IDS, PARALLEL_SECONDS, YOUNG_SECONDS, Replaces, cs_ids, external_ids
+from siprec.sip.dialog import DialogKey
+from siprec.sip.message import Request
+from siprec.sip.multipart import BodyPart
+from siprec.store.base import Index, SessionRecord
+
+STORE_SECONDS = 0.3
+"""How long an answer may wait for the store; a timeout is the store's failure, never "no such session"."""
+
+TOMBSTONE_SECONDS = 600.0
+"""How long the end of a session is remembered: a proxy's or SRC's last try comes within minutes."""
+
+TOMBSTONES_LIMIT = 20_000
+"""Ended dialogs remembered; at 30 calls a second ten minutes' worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is left of a session that is over."""
+
+    session_id: str
+    identity: str
+    by_src: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The session that an INVITE names."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why it cannot be carried on, as a status."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """A recording of its own; `continues` the one that we had given up, `replica_of` one that still lives."""
+
+    continues: str | None = None
+    replica_of: str | None = None
+
+
+class Adopter(Protocol):
+    """Brings a session of another process or node here."""
+
+    async def __call__(self, record: SessionRecord, source: RecordingSource) -> Call | None: ...
+
+
+class Recovery:
+    """`calls` are the live ones by session id, `by_dialog` by dialog; `adopt` brings in one from elsewhere."""
+
+    def __init__(
+        self,
+        facilities: Facilities,
+        *,
+        calls: Mapping[str, Call],
+        by_dialog: Mapping[DialogKey, Call],
+        adopt: Adopter,
+        accept_unknown: bool,
+        now: Callable[[], float] = clock.monotonic,
+    ) -> None:
+        self._use = facilities
+        self._calls = calls
+        self._by_dialog = by_dialog
+        self._adopt = adopt
+        self._accept_unknown = accept_unknown
+        self._now = now
+        self._ended: OrderedDict[DialogKey, Ended] = OrderedDict()
+
+    def bury(self, call: Call) -> None:
+        """Remember how a session ended, so that Replaces naming it is answered rightly."""
+        data = call.data
+        for each in call.record.dialogs:
+            ended = Ended(data.session_id, data.identity, by_src=data.ended_by_src, at=self._now())
+            self._ended[each.dialog.key] = ended
+            self._ended.move_to_end(each.dialog.key)
+        while self._ended and (len(self._ended) > TOMBSTONES_LIMIT or self._oldest() < self._now() - TOMBSTONE_SECONDS):
+            self._ended.popitem(last=False)
+
+    async def replaced(self, replaces: Replaces, source: RecordingSource) -> Found | Refused | Anew:
+        """What Replaces comes to: the session to carry on, an error, or a new recording."""
+        call = self._by_dialog.get(replaces.key)
+        ended = self._ended.get(replaces.key)
+        if call is not None and call.data.live:
+            return self._judge(call, replaces, source)
+        if call is not None and not call.confirmed(replaces.key):
+            return Refused(481, "the dialog is early and not ours to replace")
+        if call is not None:
+            ended = ended or Ended(call.data.session_id, call.data.identity, by_src=call.data.ended_by_src, at=0.0)
+        if ended is not None:
+            return self._buried(ended, source)
+        try:
+            record = await self._stored("dialog", " ".join(replaces.key))
+        except (StoreError, TimeoutError):
+            if self._accept_unknown:
+                return Anew()
+            return Refused(500, "the store cannot be asked for the dialog")
+        if record is None:
+            return Refused(481, "no such dialog")
+        if record.call.identity != source.name:
+            return Refused(403, "the dialog belongs to another identity")
+        adopted = await self._adopt(record, source)
+        return Refused(481, "the dialog's session is not to be had") if adopted is None else Found(adopted)
+
+    def _judge(self, call: Call, replaces: Replaces, source: RecordingSource) -> Found | Refused:
+        if call.data.identity != source.name:
+            return Refused(403, "the dialog belongs to another identity")
+        if replaces.early_only:
+            return Refused(486, "early-only, but the dialog is confirmed")
+        return Found(call)
+
+    def _buried(self, ended: Ended, source: RecordingSource) -> Refused | Anew:
+        if ended.by_src:
+            return Refused(603, "the dialog was ended by BYE")
+        if ended.identity != source.name:
+            return Refused(403, "the dialog belonged to another identity")
+        # 603 would stop a proxy from trying others; it was us who gave the session up.
+        return Anew(continues=ended.session_id)
+
+    async def correlated(self, request: Request, body: bodies.Bodies, source: RecordingSource) -> Found | Anew:
+        """The one session of the same SRC that has the same call in its metadata or headers, and lost its SRC."""
+        documents = [document for part in body.metadata if (document := _read(part)) is not None]
+        wanted = cs_ids(documents)
+        named = headers.external_ids(request)
+        for document in documents:
+            named |= extensions.external_ids(document)
+        others = {(name, named[name]) for name in CORRELATING_IDS if named.get(name)}
+        candidates: dict[str, SessionRecord] = {}
+        lookups: list[tuple[Index, str]] = [("cs_id", each) for each in sorted(wanted)]
+        lookups += [("external", f"{name}:{value}") for name, value in sorted(others)]
+        try:
+            for index, key in lookups:
+                record = await self._stored(index, key)
+                if record is not None and record.call.identity == source.name and not record.call.ended_by_src:
+                    same_session = bool(wanted & cs_ids(record.metadata))
+                    if same_session or others & external_ids(record.call, record.metadata):
+                        candidates[record.call.session_id] = record
+        except (StoreError, TimeoutError):
+            return Anew()
+        if len(candidates) != 1:
+            return Anew()
+        (record,) = candidates.values()
+        return await self._continue(record, source)
+
+    async def _continue(self, record: SessionRecord, source: RecordingSource) -> Found | Anew:
+        session_id = record.call.session_id
+        call = self._calls.get(session_id)
+        if call is None:
+            call = await self._adopt(record, source) if record.call.live else None
+            return Found(call) if call is not None else Anew(replica_of=session_id)
+        if not call.data.live:
+            return Anew(continues=session_id)
+        now = self._now()
+        alive = not call.quiet(now - PARALLEL_SECONDS) or call.age(now) < YOUNG_SECONDS or not call.active
+        return Anew(replica_of=session_id) if alive else Found(call)
+
+    async def of_dialog(self, key: DialogKey, source: RecordingSource) -> Call | None:
+        """The session whose dialog a request names that is unknown here; brought here if it is to be had.
+
+        Raises StoreError, TimeoutError while the store cannot be asked.
+        """
+        record = await self._stored("dialog", " ".join(key))
+        if record is None or record.call.identity != source.name:
+            return None
+        return self._calls.get(record.call.session_id) or await self._adopt(record, source)
+
+    async def _stored(self, index: Index, key: str) -> SessionRecord | None:
+        """The only session known under `key`; None when it is not exactly one. Raises StoreError, TimeoutError."""
+        async with asyncio.timeout(STORE_SECONDS):
+            found = await self._use.store.find(index, key)
+            if len(found) != 1:
+                return None
+            call = self._calls.get(found[0])
+            if call is not None:
+                return call.record
+            try:
+                return await self._use.store.load(found[0])
+            except NotFound:
+                return None
+
+    def _oldest(self) -> float:
+        return next(iter(self._ended.values())).at
+
+
+def _read(part: BodyPart) -> Recording | None:
+    try:
+        document = xml.parse(part.body, charset=part.content_type.params.get("charset"))
+    except MetadataError:
+        return None
+    return document if isinstance(document, Recording) else None

@@ -1,0 +1,169 @@
+"""A session record as it lies in a store: a head that stores compare, and three bodies of bytes.
+
+`core` holds what every step of a session changes, about 1 KB; `sdp` and `xml` (the merged metadata) are larger and
+written only when they change. Every row says which schema its bodies have. The schema before the present one is
+readable (`_UPGRADES`), unknown fields are passed over, and what cannot be read is `Unreadable`: to be set aside,
+never a reason to stop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from siprec.errors import StoreError
+from siprec.metadata.model import RSMetadata
+from siprec.session.model import CallData, DialogInfo
+from siprec.session.transitions import State
+from siprec.store import plain
+from siprec.store.base import IndexKey, Reason, SessionRecord, dialog_key, external_key, media_key
+
+SCHEMA = 1
+"""Schema of the bodies written by this version. Raise it when a field changes its meaning, and add an upgrade."""
+
+BODY_LIMIT = 4 << 20
+"""Bytes of one body that are read at all: SIP admits messages of 64 KiB, metadata merged from many stays below this."""
+
+Raw = dict[str, Any]
+
+
+class Unreadable(StoreError):
+    """A stored record that this version cannot make sense of."""
+
+
+class TooNew(Unreadable):
+    """A stored record with a schema from the future: a later version must find it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record at rest. The head is what counts: it overrides what the bodies say of the same thing.
+
+    `ended` is a `Reason`, or empty while the session lives.
+    """
+
+    session_id: str
+    node: str
+    boot: str
+    fence: int
+    version: int
+    state: str
+    ended: str
+    schema: int
+    core: bytes
+    sdp: bytes = b""
+    xml: bytes = b""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """What decides between two rows of one session."""
+        return self.fence, self.version
+
+
+_HEAD = frozenset({"session_id", "node", "fence", "version", "state"})
+_SDP = frozenset({"local_sdp"})
+"""Fields of `CallData` that are session descriptions, kept apart from the rest."""
+
+_UPGRADES: dict[int, Callable[[Raw], Raw]] = {}
+"""Schema -> what makes the bodies {core, sdp, xml} of that schema into those of the next."""
+
+
+def encode(record: SessionRecord, boot: str) -> Row:
+    """A record at rest, owned by this boot of its node."""
+    call = record.call
+    raw = plain.dump(call)
+    core: Raw = {
+        "call": {name: value for name, value in raw.items() if name not in _HEAD and name not in _SDP},
+        "dialogs": [plain.dump(each) for each in record.dialogs],
+        "cs": [each for each in record.metadata.sessions if each],
+    }
+    sdp = {name: raw[name] for name in _SDP if name in raw}
+    return Row(
+        session_id=call.session_id,
+        node=call.node,
+        boot=boot,
+        fence=call.fence,
+        version=call.version,
+        state=call.state.value,
+        ended=record.ended or "",
+        schema=SCHEMA,
+        core=_bytes(core),
+        sdp=_bytes(sdp) if sdp else b"",
+        xml=_bytes(plain.dump(record.metadata)),
+    )
+
+
+def decode(row: Row) -> SessionRecord:
+    """The record of a row. Raises Unreadable."""
+    bodies = _bodies(row)
+    try:
+        head = {"session_id": row.session_id, "node": row.node, "fence": row.fence, "version": row.version}
+        call = plain.load(CallData, {**bodies["core"]["call"], **bodies["sdp"], **head, "state": row.state})
+        dialogs = [plain.load(DialogInfo, each) for each in bodies["core"]["dialogs"]]
+        metadata = plain.load(RSMetadata, bodies["xml"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{row.session_id}: {error}") from None
+    return SessionRecord(call, dialogs, metadata, _reason(row.ended))
+
+
+def keys(row: Row) -> frozenset[IndexKey]:
+    """Under what a session can be found; an ended one by all but its ports. Raises Unreadable."""
+    bodies = _bodies(replace(row, sdp=b"", xml=b""))
+    try:
+        call = plain.load(CallData, {**bodies["core"]["call"], **_BLANK, "node": row.node})
+        dialogs = [plain.load(DialogInfo, each).dialog for each in bodies["core"]["dialogs"]]
+        found: set[IndexKey] = {("cs_id", str(each)) for each in bodies["core"]["cs"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{row.session_id}: {error}") from None
+    found |= {("dialog", dialog_key(*each.key)) for each in dialogs}
+    found |= {("call_id", each.call_id) for each in dialogs}
+    found |= {("external", external_key(name, value)) for name, value in call.external_ids.items() if value}
+    if not row.ended:
+        found |= {("media", media_key(row.node, each.port)) for each in call.channels if each.open and each.port}
+    return frozenset(found)
+
+
+_BLANK: Raw = {"session_id": "", "fence": 0, "version": 0, "state": State.OFFERED.value}
+
+
+def _bodies(row: Row) -> Raw:
+    """The three bodies as parsed, in the present schema."""
+    if row.schema > SCHEMA:
+        raise TooNew(f"{row.session_id}: schema {row.schema} is from a later version")
+    raw: Raw = {"core": _parse(row, row.core), "sdp": _parse(row, row.sdp), "xml": _parse(row, row.xml)}
+    for schema in range(row.schema, SCHEMA):
+        if schema not in _UPGRADES:
+            raise Unreadable(f"{row.session_id}: schema {row.schema} is from a version too old")
+        try:
+            raw = _UPGRADES[schema](raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Unreadable(f"{row.session_id}: {error}") from None
+    return raw
+
+
+def _parse(row: Row, body: bytes) -> Raw:
+    if not body:
+        return {}
+    if len(body) > BODY_LIMIT:
+        raise Unreadable(f"{row.session_id}: {len(body)} bytes")
+    try:
+        raw = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{row.session_id}: not JSON") from None
+    if not isinstance(raw, dict):
+        raise Unreadable(f"{row.session_id}: not an object")
+    return raw
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _reason(text: str) -> Reason | None:
+    return {"bye": "bye", "lost": "lost"}.get(text)  # type: ignore[return-value]
+
+
+def _bytes(raw: Raw) -> bytes:
+    return json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import platform
 import random
 import resource
 import secrets
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from siprec import clock, log
 from siprec.config import Configuration, Settings
 from siprec.errors import ConfigurationError
+from siprec.fdstore import FdStore, from_environment
 from siprec.media.capture import Capture
 from siprec.media.ports import PortPool
 from siprec.media.source import SourcePolicy
+from siprec.net.address import bound_socket
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
 from siprec.net.udp import UdpListener
+from siprec.process import Ending, ended_by_signals, locked, pulse
 from siprec.recorder.facilities import Facilities, Policy
 from siprec.recorder.finish import FinishOptions
-from siprec.recorder.intake import Ports
+from siprec.recorder.intake import BARRIER_SECONDS, Ports
 from siprec.recorder.pool import RenderPool
 from siprec.recorder.service import Limits, Recorder, free_bytes, observers
 from siprec.session import bodies
@@ -55,43 +55,34 @@ class Running:
     sip_port: int
 
 
-async def serve(configuration: Configuration, *, ready: Callable[[Running], None] | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or cancellation, then stop in order.
+async def serve(configuration: Configuration, store: FdStore) -> int:
+    """Serve until a signal or cancellation, then stop in order, or hand over to a successor. Returns the exit code.
 
     Raises ConfigurationError, ListenError before anything is answered.
     """
-    settings = configuration.settings
-    stop = asyncio.Event()
-    with state_locked(settings), stop_signals(stop):
+    ending = Ending()
+    with folders_held(configuration.settings, store), ended_by_signals(ending, store):
         async with AsyncExitStack() as stack:
-            running = await start(configuration, stack)
-            if ready is not None:
-                ready(running)
-            await stop.wait()
+            await start(configuration, stack, store=store, ending=ending)
+            await ending.wait()
+    return ending.exit_code
 
 
-@contextmanager
-def stop_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Within: the first SIGTERM or SIGINT sets `stop`, a second one ends the process at once."""
-    loop = asyncio.get_running_loop()
+async def start(
+    configuration: Configuration,
+    stack: AsyncExitStack,
+    *,
+    timings: Timings | None = None,
+    store: FdStore | None = None,
+    ending: Ending | None = None,
+) -> Running:
+    """Build and start all parts; `stack` stops them, last started first, as `ending` says.
 
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, on_signal)
-    try:
-        yield
-    finally:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-
-
-async def start(configuration: Configuration, stack: AsyncExitStack, *, timings: Timings | None = None) -> Running:
-    """Build and start all parts; `stack` stops them, last started first. `timings`: other SIP timers than the RFC's."""
+    `timings`: other SIP timers than the RFC's. `store`: who keeps our sockets, and what it kept.
+    """
     settings = configuration.settings
+    store, ending = store or FdStore(), ending or Ending()
+    await stack.enter_async_context(pulse(store))
     descriptors = raise_descriptor_limit()
     node = node_id(settings)
     files = ThreadPoolExecutor(max_workers=4, thread_name_prefix="files")
@@ -109,7 +100,7 @@ async def start(configuration: Configuration, stack: AsyncExitStack, *, timings:
         may_send_to=lambda address: recorder.is_listed(address),
     )
     # Endpoint, recorder and pump need each other: the lambdas look the later ones up when they are called.
-    ports = Ports(port_pools(settings))
+    ports = Ports(port_pools(settings), store)
     stack.callback(ports.close)
     facilities = Facilities(
         policy=policy(settings, node),
@@ -133,29 +124,61 @@ async def start(configuration: Configuration, stack: AsyncExitStack, *, timings:
         on_defect=lambda error, event: logger.error("defect", event_type=type(event).__name__, exc_info=error),
     )
     stack.callback(pump.close)
-    sip_port = _listen(settings, pump, recorder, stack)
-    stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT)
+    # Sessions of an earlier life come back here, before any request for them can: Ports.restore takes their sockets.
+    listeners = stack.enter_context(ExitStack())
+    sip_port = _listen(settings, pump, recorder, listeners, store)
+    stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT, store, ending, listeners)
     banner(configuration, node=node, limits=limits, sip_port=sip_port)
+    unclaimed = store.discard_unclaimed()
+    if unclaimed:
+        logger.warning("sockets without a session closed", count=len(unclaimed))
+    store.ready()
     recorder.salvage()
     return Running(recorder, settings, sip_port)
 
 
-async def _stop(recorder: Recorder, timeout: float) -> None:
+async def _stop(recorder: Recorder, timeout: float, store: FdStore, ending: Ending, listeners: ExitStack) -> None:
+    if ending.hand_over:
+        listeners.close()  # what comes from now on waits in the kernel for our successor
+        await recorder.hand_over()
+        log.get().info("handing over")
+        return
+    store.stopping()
     left = await recorder.stop(timeout)
-    tasks = len(asyncio.all_tasks()) - 1  # without this one
+    tasks = len(asyncio.all_tasks()) - 1 - store.present  # without this one and the pulse
     log.get().info("stopped", recordings_left_for_next_start=left, tasks_left=tasks)
 
 
-def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: AsyncExitStack) -> int:
+def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: ExitStack, store: FdStore) -> int:
     """UDP and TCP on each SIP_HOST; port 0 takes a free one, the same for all. Raises ListenError."""
     port = settings.SIP_PORT
-    for host in map(str, settings.SIP_HOST):
-        udp = UdpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused)
+    setting = "SIP_HOST, SIP_PORT"
+    for number, host in enumerate(map(str, settings.SIP_HOST)):
+        sock = kept_socket(store, f"u{number}", socket.SOCK_DGRAM, host, port, setting=setting)
+        udp = UdpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused, sock=sock)
         stack.callback(udp.close)
         port = udp.address[1]
-        tcp = TcpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused)
+        sock = kept_socket(store, f"t{number}", socket.SOCK_STREAM, host, port, setting=setting)
+        tcp = TcpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused, sock=sock)
         stack.callback(tcp.close)
     return port
+
+
+def kept_socket(
+    store: FdStore, name: str, kind: socket.SocketKind, host: str, port: int, *, setting: str
+) -> socket.socket:
+    """The listening socket `name` of an earlier life, else a new one, which is kept then. Raises ListenError."""
+    sock = store.take(name)
+    if sock is not None:
+        address, bound = sock.getsockname()[:2]
+        if address == host and port in (0, bound):
+            return sock
+        sock.close()  # the settings have changed
+        store.remove(name)
+        store.barrier(BARRIER_SECONDS)  # until then the old one may be in the way of the new
+    sock = bound_socket(kind, host, port, setting=setting)
+    store.put(name, sock.fileno())
+    return sock
 
 
 # ---------------------------------------------------------------------- settings to plain arguments
@@ -195,6 +218,7 @@ def limits_of(settings: Settings, ports: Ports, descriptors: int) -> Limits:
         disk_reserve=settings.DISK_RESERVE,
         strict=settings.SIPREC_MODE == "strict",
         plain_calls=settings.RECORD_PLAIN_CALLS,
+        accept_unknown_replaces=settings.REPLACES_UNKNOWN == "accept",
     )
 
 
@@ -224,7 +248,7 @@ def node_id(settings: Settings) -> str:
 
 
 @contextmanager
-def state_locked(settings: Settings) -> Iterator[None]:
+def folders_held(settings: Settings, store: FdStore | None = None) -> Iterator[None]:
     """Hold STATE_DIR for this process alone. Raises ConfigurationError when it, or RECORDING_DIR, is unusable."""
     for name, path in (("RECORDING_DIR", settings.recording_dir), ("STATE_DIR", settings.state_dir)):
         try:
@@ -234,13 +258,7 @@ def state_locked(settings: Settings) -> Iterator[None]:
             probe.unlink()
         except OSError as error:
             raise ConfigurationError([f"{name}: {path} cannot be written ({error.strerror})"]) from error
-    with (settings.state_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                [f"STATE_DIR: {settings.state_dir} is in use by another siprec: stop it, or give this one its own"]
-            ) from None
+    with locked(settings.state_dir, store or FdStore()):
         yield
 
 
@@ -277,7 +295,6 @@ def switched_off(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "keeping the capture of faultless recordings", "CAPTURE_KEEP=always"
 
 
-def run(configuration: Configuration) -> None:
-    """`serve` in an event loop of its own."""
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(configuration))
+def run(configuration: Configuration) -> int:
+    """`serve` in an event loop of its own, as whoever started us asks. Returns the exit code."""
+    return asyncio.run(serve(configuration, from_environment()))

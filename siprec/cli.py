@@ -1,28 +1,29 @@
-"""The commands of siprec, one function each."""
+"""The commands of siprec, one function each.
+
+Each imports what it needs when it is called: `serve` shall become the keeper without loading what only the worker uses.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from siprec import app, config, log, view
-from siprec import demo as demonstration
-from siprec.archive.folder import RecordingFolder, find, walk
-from siprec.archive.manifest import verify as verify_files
-from siprec.client.load import run as run_calls
-from siprec.client.options import CallOptions
-from siprec.doctor import examine
+from siprec import fdstore, keeper
 from siprec.errors import ConfigurationError, SiprecError
-from siprec.recorder.finish import FinishOptions, finish
+
+if TYPE_CHECKING:
+    from siprec.archive.folder import RecordingFolder
+    from siprec.config import Configuration, Settings
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 78
@@ -52,11 +53,23 @@ RecordingId = Annotated[str, typer.Argument(help="the id, or as much of its begi
 
 
 @main.command()
-def serve() -> None:
-    """Record the calls that SBCs send, until SIGTERM or Ctrl-C."""
+def serve(
+    worker: Annotated[bool, typer.Option("--worker", hidden=True, help="serve in this process")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only tell whether settings and code would load")] = False,
+) -> None:
+    """Record the calls that SBCs send, until SIGTERM or Ctrl-C.
+
+    A small process, the keeper, holds all sockets and runs this one as its child, so that a crash costs nothing;
+    SIGHUP replaces the child by new code. Under systemd with FileDescriptorStoreMax systemd is the keeper.
+    """
+    if not (worker or check or fdstore.provided(os.environ)):
+        keeper.become([sys.executable, "-P", "-m", "siprec.cli", "serve", "--worker"])
     with _sentences():
+        from siprec import app
+
         configuration = _configure()
-        app.run(configuration)
+        if not check:
+            raise typer.Exit(app.run(configuration))
 
 
 @main.command()
@@ -65,6 +78,10 @@ def demo(
     duration: Annotated[float, typer.Option(help="length of the call in seconds")] = DEMO_SECONDS,
 ) -> None:
     """Serve, place one real call of two synthesised voices, and show where its recording lies."""
+    from siprec import demo as demonstration
+    from siprec import view
+    from siprec.client.options import CallOptions
+
     with _sentences():
         configuration = _configure()
         options = CallOptions(duration=duration)
@@ -90,6 +107,9 @@ def call(
     local: Annotated[str | None, typer.Option(help="our address; by default the one of the route")] = None,
 ) -> None:
     """Be a SIPREC client (SRC): place one call or many to any recording server and tell what it answered."""
+    from siprec.client.load import run as run_calls
+    from siprec.client.options import CallOptions
+
     options = CallOptions(
         target=target,
         transport=transport.value,
@@ -113,6 +133,9 @@ def ls(
     last: Annotated[int, typer.Option(min=1, help="how many, newest last")] = 50,
 ) -> None:
     """List recordings, newest last."""
+    from siprec import view
+    from siprec.archive.folder import walk
+
     with _sentences():
         folders = list(walk(_settings().recording_dir))
         console.print(view.listing(folders[-last:]))
@@ -123,6 +146,8 @@ def ls(
 @main.command()
 def show(recording: RecordingId) -> None:
     """Show one recording: participants, waveforms, gaps, where it lies."""
+    from siprec import view
+
     with _sentences():
         console.print(view.details(_find(recording)))
 
@@ -132,6 +157,10 @@ def render(
     recordings: Annotated[list[str], typer.Argument(help="ids, or folders of recordings")],
 ) -> None:
     """Make the audio of recordings again from their kept captures (CAPTURE_KEEP)."""
+    from siprec import view
+    from siprec.archive.folder import RecordingFolder
+    from siprec.recorder.finish import FinishOptions, finish
+
     with _sentences():
         settings = _settings()
         options = FinishOptions(settings.AUDIO_FORMAT, "always")
@@ -146,6 +175,8 @@ def render(
 @main.command()
 def verify(recording: RecordingId) -> None:
     """Compare the files of a recording with the hashes taken when it ended."""
+    from siprec.archive.manifest import verify as verify_files
+
     with _sentences():
         folder = _find(recording)
         manifest = folder.read()
@@ -160,6 +191,9 @@ def verify(recording: RecordingId) -> None:
 @main.command()
 def check() -> None:
     """Show the effective settings, where each came from, and what on this machine would limit recording."""
+    from siprec import config
+    from siprec.doctor import examine
+
     with _sentences():
         configuration = config.read()
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -180,17 +214,23 @@ def check() -> None:
 # ---------------------------------------------------------------------- shared by the commands
 
 
-def _configure() -> config.Configuration:
+def _configure() -> Configuration:
+    from siprec import config, log
+
     configuration = config.read()
     log.configure(configuration.settings.LOG_LEVEL, configuration.settings.LOG_FORMAT)
     return configuration
 
 
-def _settings() -> config.Settings:
+def _settings() -> Settings:
+    from siprec import config
+
     return config.read().settings
 
 
 def _find(recording: str) -> RecordingFolder:
+    from siprec.archive.folder import find
+
     return find(_settings().recording_dir, recording)
 
 

@@ -14,6 +14,8 @@ from siprec.client.options import CallOptions, CallResult
 from siprec.client.src import RecordingClient
 from siprec.config import Configuration
 from siprec.errors import LocalError
+from siprec.fdstore import FdStore
+from siprec.process import Ending, ended_by_signals
 from siprec.store.base import SessionRecord
 
 RENDER_SECONDS = 60.0
@@ -28,8 +30,8 @@ async def demo(
     Returns the folder of the recording. Raises ConfigurationError, ListenError, LocalError when the call failed.
     """
     settings = configuration.settings
-    stop = asyncio.Event()
-    with app.state_locked(settings), app.stop_signals(stop):
+    ending = Ending()
+    with app.folders_held(settings), ended_by_signals(ending, FdStore()):
         async with AsyncExitStack() as stack:
             running = await app.start(configuration, stack)
             report(f"server   sip:127.0.0.1:{running.sip_port} (udp, tcp), recordings go to {settings.recording_dir}")
@@ -45,7 +47,7 @@ async def demo(
             report(f"folder   {folder.path}")
             if not once:
                 report("serving on; place your own call with `siprec call`, stop with Ctrl-C")
-                await stop.wait()
+                await ending.wait()
     return folder
 
 

@@ -97,6 +97,7 @@ async def start(
         accept=bodies.ACCEPT,
         timings=timings,
         admission=lambda request, flow, now: recorder.admit(request, flow, now),
+        ask_unknown=True,
         may_send_to=lambda address: recorder.is_listed(address),
     )
     # Endpoint, recorder and pump need each other: the lambdas look the later ones up when they are called.

@@ -114,6 +114,7 @@ async def start(
         entropy=secrets.token_bytes,
         flush=lambda: pump.flush(),
         observers=observers(),
+        boot=secrets.token_hex(8),
     )
     limits = limits_of(settings, ports, descriptors)
     recorder = Recorder(facilities, limits)
@@ -126,6 +127,7 @@ async def start(
     )
     stack.callback(pump.close)
     # Sessions of an earlier life come back here, before any request for them can: Ports.restore takes their sockets.
+    await recorder.restore()
     listeners = stack.enter_context(ExitStack())
     sip_port = _listen(settings, pump, recorder, listeners, store)
     stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT, store, ending, listeners)
@@ -135,6 +137,7 @@ async def start(
         logger.warning("sockets without a session closed", count=len(unclaimed))
     store.ready()
     recorder.salvage()
+    recorder.watch(settings.SESSION_CHECK_INTERVAL)
     return Running(recorder, settings, sip_port)
 
 

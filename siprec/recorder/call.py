@@ -38,7 +38,7 @@ from siprec.sip.events import (
     RequestReceived,
     ResponseReceived,
 )
-from siprec.store.base import SessionRecord
+from siprec.store.base import Reason, SessionRecord
 
 PRACK_SECONDS = 0.5
 """How long a 200 waits for the PRACK of the 183 before it (T1). RFC 3262 section 3 lets it go out without; peers that
@@ -546,7 +546,8 @@ class Call:
 
     async def _release(self) -> None:
         with contextlib.suppress(StoreError):
-            await self._use.store.tombstone(self.data.session_id)
+            reason: Reason = "bye" if self.data.ended_by_src else "lost"
+            await self._use.store.tombstone(self.data.session_id, reason)
 
     _EFFECTS: dict[Effect, Callable[[Call], Awaitable[None]]] = {
         Effect.SEND_BYE: _send_bye,

@@ -37,7 +37,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Facilities:
-    """What every call works with; one set for the server."""
+    """What every call works with; one set for the server. `boot` names this life of the process."""
 
     policy: Policy
     endpoint: Endpoint
@@ -49,6 +49,7 @@ class Facilities:
     entropy: Callable[[int], bytes]
     flush: Callable[[], None]
     observers: EventEmitter
+    boot: str = ""
 
 
 def contact(flow: Flow, external: tuple[IpAddress, ...] = ()) -> str:

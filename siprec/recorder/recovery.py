@@ -24,7 +24,7 @@ from siprec.session.recovery import CORRELATING_IDS, PARALLEL_SECONDS, YOUNG_SEC
 from siprec.sip.dialog import DialogKey
 from siprec.sip.message import Request
 from siprec.sip.multipart import BodyPart
-from siprec.store.base import Index, SessionRecord
+from siprec.store.base import Index, SessionRecord, dialog_key, external_key
 
 STORE_SECONDS = 0.3
 """How long an answer may wait for the store; a timeout is the store's failure, never "no such session"."""
@@ -119,13 +119,16 @@ class Recovery:
         if ended is not None:
             return self._buried(ended, source)
         try:
-            record = await self._stored("dialog", " ".join(replaces.key))
+            record = await self._stored("dialog", dialog_key(*replaces.key))
         except (StoreError, TimeoutError):
             if self._accept_unknown:
                 return Anew()
             return Refused(500, "the store cannot be asked for the dialog")
         if record is None:
             return Refused(481, "no such dialog")
+        if record.ended is not None:
+            by_src = record.ended == "bye"
+            return self._buried(Ended(record.call.session_id, record.call.identity, by_src=by_src, at=0.0), source)
         if record.call.identity != source.name:
             return Refused(403, "the dialog belongs to another identity")
         adopted = await self._adopt(record, source)
@@ -156,11 +159,11 @@ class Recovery:
         others = {(name, named[name]) for name in CORRELATING_IDS if named.get(name)}
         candidates: dict[str, SessionRecord] = {}
         lookups: list[tuple[Index, str]] = [("cs_id", each) for each in sorted(wanted)]
-        lookups += [("external", f"{name}:{value}") for name, value in sorted(others)]
+        lookups += [("external", external_key(name, value)) for name, value in sorted(others)]
         try:
             for index, key in lookups:
                 record = await self._stored(index, key)
-                if record is not None and record.call.identity == source.name and not record.call.ended_by_src:
+                if record is not None and record.call.identity == source.name and record.ended != "bye":
                     same_session = bool(wanted & cs_ids(record.metadata))
                     if same_session or others & external_ids(record.call, record.metadata):
                         candidates[record.call.session_id] = record
@@ -173,6 +176,8 @@ class Recovery:
 
     async def _continue(self, record: SessionRecord, source: RecordingSource) -> Found | Anew:
         session_id = record.call.session_id
+        if record.ended is not None:
+            return Anew(continues=session_id)
         call = self._calls.get(session_id)
         if call is None:
             call = await self._adopt(record, source) if record.call.live else None
@@ -188,8 +193,8 @@ class Recovery:
 
         Raises StoreError, TimeoutError while the store cannot be asked.
         """
-        record = await self._stored("dialog", " ".join(key))
-        if record is None or record.call.identity != source.name:
+        record = await self._stored("dialog", dialog_key(*key))
+        if record is None or record.ended is not None or record.call.identity != source.name:
             return None
         return self._calls.get(record.call.session_id) or await self._adopt(record, source)
 

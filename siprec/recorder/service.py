@@ -249,7 +249,9 @@ class Recorder:
     async def _adopt(self, record: SessionRecord, source: RecordingSource) -> Call | None:
         """Bring a session of another process or node here, without media until an INVITE brings some."""
         try:
-            record = await self._use.store.adopt(record.call.session_id, self._use.policy.node, record.call.fence)
+            record = await self._use.store.adopt(
+                record.call.session_id, self._use.policy.node, self._use.boot, record.call.fence
+            )
         except StoreError as error:
             self.log.warning("session not adopted", session=record.call.session_id, error=repr(error))
             return self._calls.get(record.call.session_id)

@@ -286,6 +286,7 @@ def banner(configuration: Configuration, *, node: str, limits: Limits, sip_port:
         rtp=f"{settings.RTP_PORT_MIN}-{settings.RTP_PORT_MAX}",
         allow=",".join(each.name for each in limits.sources),
         python=platform.python_version(),
+        pid=os.getpid(),
     )
     for text, variable in switched_off(settings):
         logger.info("off", feature=text, turn_on_with=variable)

@@ -35,7 +35,7 @@ async def test_a_killed_server_s_recording_is_rendered_at_the_next_start(tmp_pat
     with serving(tmp_path) as first:
         async with live(first) as call:
             await call.run(1.5)
-            first.stop(signal.SIGKILL)
+            first.kill_all()
             killed_at = time.time()
     with serving(tmp_path) as second:
         line = second.wait_for("recording salvaged")

@@ -1,4 +1,4 @@
-"""A real `siprec serve` in a process of its own, for tests: started on free ports, watched by its log."""
+"""A real `siprec serve` for tests, keeper and worker: started on free ports, watched by its log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-m", "siprec.cli")
 
 
 class Server:
-    """A running server. `port` is its SIP port, `log` every line so far."""
+    """A running server. `port` is its SIP port, `log` every line so far, `process` the keeper."""
 
     def __init__(self, root: Path, **environ: str) -> None:
         self.root = root
@@ -61,6 +61,11 @@ class Server:
             if line.get("event") == event and where(line):
                 return line
 
+    @property
+    def worker(self) -> int:
+        """Process id of the worker that was last ready."""
+        return int([each for each in self.log if each["event"] == "ready to record"][-1]["pid"])
+
     def recordings(self) -> list[RecordingFolder]:
         """All recordings so far, oldest first."""
         return list(walk(self.root))
@@ -70,6 +75,17 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(seconds)
+
+    def kill_worker(self) -> None:
+        """Kill the worker; the keeper starts another (`wait_for("ready to record")`)."""
+        os.kill(self.worker, signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """Kill keeper and worker, and wait for the keeper's end."""
+        self.process.kill()
+        with suppress(ProcessLookupError):
+            self.kill_worker()
+        self.process.wait()
 
     def close(self) -> None:
         """Take up what is left of a process that has ended. Renderers share its output, so they end first."""
@@ -105,5 +121,5 @@ def serving(root: Path, **environ: str) -> Iterator[Server]:
         assert not [each for each in wrong if "resource_tracker" not in each.get("text", "")], wrong
     finally:
         if server.process.poll() is None:
-            server.process.kill()
+            server.kill_all()
         server.close()

@@ -18,7 +18,7 @@ from siprec.session.model import CallData, DialogInfo
 Index = Literal["dialog", "call_id", "media", "cs_id", "external"]
 IndexKey: TypeAlias = tuple[Index, str]
 Reason = Literal["bye", "lost"]
-"""Why a session ended: the SRC said so (or we did, properly), or we gave it up without having heard from it."""
+"""Why a session ended: the SRC said BYE, or we gave it up: then an SRC that comes back is recorded anew."""
 
 TOMBSTONE_SECONDS = 600.0
 """How long an ended session is told from an unknown one: any SRC that fails over does so within minutes."""

@@ -2,78 +2,61 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable
 
-from siprec.errors import Conflict, NotFound, NotOwner
-from siprec.store.base import Index, SessionRecord
-
-
-def keys_of(record: SessionRecord) -> set[tuple[Index, str]]:
-    """The index entries under which a session can be found."""
-    keys: set[tuple[Index, str]] = {("call_id", each.dialog.call_id) for each in record.dialogs}
-    keys |= {("dialog", " ".join(each.dialog.key)) for each in record.dialogs}
-    keys |= {("media", f"{record.call.node}:{each.port}") for each in record.call.channels if each.open}
-    return keys | {("cs_id", session_id) for session_id in record.metadata.sessions if session_id}
+from siprec import clock
+from siprec.store import codec
+from siprec.store.base import Health, Index, Reason, SessionRecord
+from siprec.store.table import Change, Table
 
 
 class InMemorySessionStore:
-    """A `SessionStore` that keeps the live objects themselves."""
+    """A `SessionStore` whose rows are its memory. Stores that keep more hear of every change by `_note`.
 
-    def __init__(self) -> None:
-        self._records: dict[str, SessionRecord] = {}
-        self._fences: dict[str, int] = {}
-        self._index: defaultdict[tuple[Index, str], set[str]] = defaultdict(set)
-        self._keys: dict[str, set[tuple[Index, str]]] = {}
+    `boot` is the boot id under which this process owns what it creates.
+    """
+
+    def __init__(self, *, boot: str = "", now: Callable[[], float] = clock.monotonic) -> None:
+        self._boot = boot
+        self._now = now
+        self._table = Table(now, self._dropped)
 
     async def create(self, record: SessionRecord) -> None:
-        if record.call.session_id in self._records:
-            raise Conflict(record.call.session_id)
-        self._keep(record)
+        self._note(self._table.create(codec.encode(record, self._boot)))
 
     async def load(self, session_id: str) -> SessionRecord:
-        try:
-            return self._records[session_id]
-        except KeyError:
-            raise NotFound(session_id) from None
+        return codec.decode(self._table.get(session_id))
 
     async def save(self, record: SessionRecord) -> None:
-        session_id = record.call.session_id
-        if session_id not in self._records:
-            raise NotFound(session_id)
-        if record.call.fence < self._fences[session_id]:
-            raise NotOwner(session_id)
-        self._keep(record)
+        self._note(self._table.save(codec.encode(record, self._boot)))
 
     async def find(self, index: Index, key: str) -> list[str]:
-        return sorted(self._index.get((index, key), ()))
+        return self._table.find(index, key)
 
     async def owned(self, node: str) -> list[str]:
-        return [session_id for session_id, record in self._records.items() if record.call.node == node]
+        return self._table.owned(node)
 
-    async def adopt(self, session_id: str, node: str, expected_fence: int) -> SessionRecord:
-        record = await self.load(session_id)
-        if self._fences[session_id] != expected_fence:
-            raise NotOwner(session_id)
-        record.call.fence = self._fences[session_id] = expected_fence + 1
-        record.call.node = node
-        return record
+    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int) -> SessionRecord:
+        change = self._table.adopt(session_id, node, boot, expected_fence=expected_fence)
+        self._note(change)
+        return codec.decode(change.row)
 
-    async def tombstone(self, session_id: str) -> None:
-        if self._records.pop(session_id, None) is not None:
-            self._forget_keys(session_id)
-            del self._fences[session_id]
+    async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:
+        change = self._table.tombstone(session_id, reason)
+        if change is not None:
+            self._note(change)
 
-    def _keep(self, record: SessionRecord) -> None:
-        session_id = record.call.session_id
-        self._records[session_id] = record
-        self._fences[session_id] = record.call.fence
-        self._forget_keys(session_id)
-        self._keys[session_id] = keys_of(record)
-        for key in self._keys[session_id]:
-            self._index[key].add(session_id)
+    async def flush(self) -> None:
+        """Nothing is more durable than memory here."""
 
-    def _forget_keys(self, session_id: str) -> None:
-        for key in self._keys.pop(session_id, ()):
-            self._index[key].discard(session_id)
-            if not self._index[key]:
-                del self._index[key]
+    def health(self) -> Health:
+        return Health()
+
+    async def close(self) -> None:
+        """Nothing is left to save."""
+
+    def _note(self, change: Change) -> None:
+        """Called after each change of a row."""
+
+    def _dropped(self, session_id: str) -> None:
+        """Called when a tombstone has had its time."""

@@ -26,12 +26,12 @@ Load = Callable[[Any], Any]
 
 def dump(value: Any) -> dict[str, Any]:
     """A dataclass instance as dicts, lists, texts, numbers, truth values and None."""
-    return cast(dict[str, Any], shape(type(value))[0](value))
+    return cast(dict[str, Any], shape(cast(Any, type(value)))[0](value))
 
 
 def load(kind: type[T], raw: object) -> T:
     """The inverse of `dump`. Raises ValueError, which says where, when `raw` is not of that shape."""
-    return cast(T, shape(kind)[1](raw))
+    return cast(T, shape(cast(Any, kind))[1](raw))
 
 
 @cache

@@ -1,0 +1,231 @@
+"""Rows in memory, and the rules of who may write them: what all stores that keep anything are built on.
+
+Keys are held as hashes, 30 bytes instead of 100 for each: what is found by one is verified against its row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Flag
+
+from siprec.errors import Conflict, NotFound, NotOwner
+from siprec.store import codec
+from siprec.store.base import TOMBSTONE_LIMIT, TOMBSTONE_SECONDS, Index, IndexKey, Reason
+from siprec.store.codec import Row, Unreadable
+
+
+class Part(Flag):
+    """What of a row is to be written somewhere."""
+
+    NOTHING = 0
+    CORE = 1  # head and core
+    SDP = 2
+    XML = 4
+    STATE = 8  # the state changed: worth an event
+    ALL = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a step did to a row: its parts that changed, and the keys it is not found under any more."""
+
+    row: Row
+    parts: Part
+    gone: frozenset[IndexKey] = frozenset()
+
+
+@dataclass(slots=True)
+class _Entry:
+    row: Row
+    hashes: tuple[int, ...]
+
+
+class Table:
+    """The rows of this process. `now` gives monotonic seconds, for the age of tombstones.
+
+    `expired` is called with the id of each tombstone that has had its time.
+    """
+
+    def __init__(self, now: Callable[[], float], expired: Callable[[str], None]) -> None:
+        self._now = now
+        self._expired = expired
+        self._entries: dict[str, _Entry] = {}
+        self._index: dict[int, str | tuple[str, ...]] = {}
+        self._tombstones: deque[tuple[float, str]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._entries
+
+    # ---- reading
+
+    def row(self, session_id: str) -> Row | None:
+        """The row of a session; safe to be called by any thread."""
+        entry = self._entries.get(session_id)
+        return entry.row if entry is not None else None
+
+    def ids(self) -> list[str]:
+        """All ids; safe to be called by any thread."""
+        return list(self._entries)
+
+    def get(self, session_id: str) -> Row:
+        """The row of a session. Raises NotFound."""
+        self._expire()
+        row = self.row(session_id)
+        if row is None:
+            raise NotFound(session_id)
+        return row
+
+    def living(self, session_id: str) -> Row:
+        """The row of a session that has not ended. Raises NotFound."""
+        row = self.get(session_id)
+        if row.ended:
+            raise NotFound(f"{session_id} has ended")
+        return row
+
+    def find(self, index: Index, key: str) -> list[str]:
+        """Ids of the sessions whose rows hold `key`."""
+        self._expire()
+        wanted = (index, key)
+        found = self._index.get(hash(wanted), ())
+        ids = (found,) if isinstance(found, str) else found
+        return sorted(each for each in ids if wanted in codec.keys(self._entries[each].row))
+
+    def owned(self, node: str) -> list[str]:
+        """Ids of the living sessions of `node`."""
+        return [each for each, entry in self._entries.items() if entry.row.node == node and not entry.row.ended]
+
+    # ---- writing
+
+    def create(self, row: Row) -> Change:
+        """Take a new row. Raises Conflict."""
+        self._expire()
+        if row.session_id in self._entries:
+            raise Conflict(row.session_id)
+        return self._keep(row)
+
+    def save(self, row: Row) -> Change:
+        """Take a newer row. Raises NotFound, NotOwner, Conflict."""
+        known = self.living(row.session_id)
+        if row.fence < known.fence or (row.fence == known.fence and row.node != known.node):
+            raise NotOwner(row.session_id)
+        if row.rank < known.rank:
+            raise Conflict(row.session_id)
+        if row.fence == known.fence and row.boot != known.boot:
+            row = replace(row, boot=known.boot)  # who adopted it wrote down which boot that was
+        return self._keep(row)
+
+    def adopt(self, session_id: str, node: str, boot: str, *, expected_fence: int) -> Change:
+        """Give a row to another owner. Raises NotFound, Conflict."""
+        known = self.living(session_id)
+        if known.fence != expected_fence:
+            raise Conflict(session_id)
+        return self._keep(replace(known, node=node, boot=boot, fence=expected_fence + 1))
+
+    def tombstone(self, session_id: str, reason: Reason) -> Change | None:
+        """Note the end of a session; None when there is nothing to note."""
+        known = self.row(session_id)
+        if known is None or known.ended:
+            return None
+        row = replace(known, ended=reason, state="ended", version=known.version + 1, sdp=b"", xml=b"")
+        return self._keep(row)
+
+    def restore(self, rows: Iterable[Row]) -> int:
+        """Take rows as they were kept elsewhere; returns how many of them are unreadable and left out."""
+        unreadable = 0
+        for row in rows:
+            try:
+                codec.keys(row)
+            except Unreadable:
+                unreadable += 1
+            else:
+                self._keep(row)
+        return unreadable
+
+    def take(self, row: Row) -> Change:
+        """Keep a row as it is, whatever was known."""
+        return self._keep(row)
+
+    def drop(self, session_id: str) -> frozenset[IndexKey]:
+        """Forget a row; returns the keys it was found under."""
+        entry = self._entries.pop(session_id, None)
+        if entry is None:
+            return frozenset()
+        self._forget(session_id, entry.hashes)
+        return codec.keys(entry.row)
+
+    def _keep(self, row: Row) -> Change:
+        session_id = row.session_id
+        known = self._entries.get(session_id)
+        keys = codec.keys(row)
+        hashes = tuple(sorted(map(hash, keys)))
+        gone: frozenset[IndexKey] = frozenset()
+        if known is None or known.hashes != hashes:
+            if known is not None:
+                gone = codec.keys(known.row) - keys
+                self._forget(session_id, known.hashes)
+            for each in hashes:
+                self._index[each] = _with(self._index.get(each), session_id)
+        old = known.row if known is not None else None
+        row = _sharing(row, old)
+        if known is None:
+            self._entries[session_id] = _Entry(row, hashes)
+        else:
+            known.row, known.hashes = row, hashes
+        if row.ended and not (old is not None and old.ended):
+            self._tombstones.append((self._now() + TOMBSTONE_SECONDS, session_id))
+            self._expire()
+        return Change(row, _changed(row, old), gone)
+
+    def _forget(self, session_id: str, hashes: Iterable[int]) -> None:
+        for each in hashes:
+            found = self._index.get(each, ())
+            rest = () if isinstance(found, str) else tuple(other for other in found if other != session_id)
+            if len(rest) > 1:
+                self._index[each] = rest
+            elif rest:
+                self._index[each] = rest[0]
+            else:
+                self._index.pop(each, None)
+
+    def _expire(self) -> None:
+        while self._tombstones and (len(self._tombstones) > TOMBSTONE_LIMIT or self._tombstones[0][0] <= self._now()):
+            session_id = self._tombstones.popleft()[1]
+            row = self.row(session_id)
+            if row is not None and row.ended:
+                self.drop(session_id)
+                self._expired(session_id)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (each.row for each in list(self._entries.values()))
+
+
+def _with(found: str | tuple[str, ...] | None, session_id: str) -> str | tuple[str, ...]:
+    if found is None or found == session_id:
+        return session_id
+    others = (found,) if isinstance(found, str) else found
+    return others if session_id in others else (*others, session_id)
+
+
+def _sharing(row: Row, old: Row | None) -> Row:
+    """`row`, with the large bodies of `old` where they are equal: one copy, and a cheap comparison."""
+    if old is None or (row.sdp is old.sdp and row.xml is old.xml):
+        return row
+    return replace(row, sdp=old.sdp if row.sdp == old.sdp else row.sdp, xml=old.xml if row.xml == old.xml else row.xml)
+
+
+def _changed(row: Row, old: Row | None) -> Part:
+    if old is None:
+        return Part.ALL | Part.STATE
+    parts = Part.CORE
+    if row.sdp is not old.sdp:
+        parts |= Part.SDP
+    if row.xml is not old.xml:
+        parts |= Part.XML
+    if row.state != old.state or row.fence != old.fence:
+        parts |= Part.STATE
+    return parts

@@ -9,6 +9,7 @@ import pytest
 from siprec import clock
 from siprec.media import pcap, receive, records
 from siprec.media.arena import HEADROOM, SLOT, Arena
+from siprec.media.exchange import Exchange, Identity
 from siprec.media.ports import SO_TIMESTAMPNS, PortPair, PortPool
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Stream, StreamTable
@@ -152,7 +153,7 @@ def test_records_are_the_same_by_every_way(
     """Both tiers, copied in runs or row by row, against the record written one at a time."""
     table = StreamTable()
     file = CaptureFile.__new__(CaptureFile)  # no disk here: only headers are laid
-    stream = Stream(0, pair, Source(SourcePolicy.ADDRESS), file, pair.address)
+    stream = Stream(0, pair, Source(SourcePolicy.ADDRESS), file, pair.address, Exchange(Identity()))
     table.add(stream, writing=True)
     sent = [bytes((index + place) & 0xFF for place in range(size)) for index, size in enumerate(sizes)]
     source = sender.getsockname()[:2]

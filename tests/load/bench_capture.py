@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ WARM_UP_SECONDS = 0.6
 
 SETTLE_SECONDS = 0.45
 """Two ticks: what was sent has been received and written."""
+
+ATTEMPTS = 3
+"""To start a run, while other programs hold some of the ports."""
 
 REQUIRED_RATIO, AIM_RATIO = 3.0, 2.2
 
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             runs: dict[str, list[Run]] = {each: [] for each in receivers}
             for number in range(options.rounds):
                 for each, command in receivers.items():
-                    runs[each].append(_once(command, generate, streams, options.seconds))
+                    runs[each].append(_patiently(partial(_once, command, generate, streams, options.seconds)))
                     told = f"{runs[each][-1].s_per_million:.2f} s per million"
                     _say(f"{streams} streams, round {number + 1} of {options.rounds}, {each}: {told}")
             yield _figure(streams, options.seconds, runs)
@@ -136,10 +140,22 @@ def _generator(program: str | None, streams: int, burst_us: int) -> Generate:
         place = [ADDRESS, str(FIRST_PORT), str(streams), str(seconds), str(_sources(streams)), str(burst_us)]
         with subprocess.Popen([*command, *place], stdout=subprocess.PIPE, text=True, cwd=machine.ROOT) as process:
             os.sched_setaffinity(process.pid, elsewhere)
-            sent, late_ms = process.communicate()[0].split()
-        return int(sent), float(late_ms)
+            answer = process.communicate()[0].split()
+        if process.returncode:
+            raise RuntimeError("the generator did not run")
+        return int(answer[0]), float(answer[1])
 
     return generate
+
+
+def _patiently(attempt: Callable[[], Run]) -> Run:
+    """Other programs may hold one of thousands of ports for a moment. Raises RuntimeError when they go on."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return attempt()
+        except RuntimeError as problem:
+            _say(f"once more: {problem}")
+    return attempt()
 
 
 def _once(command: Command, generate: Generate, streams: int, seconds: float) -> Run:
@@ -168,7 +184,7 @@ def _place(process: subprocess.Popen[str], core: set[int]) -> None:
     """Wait until it is bound, and keep it, all threads, on `core`."""
     assert process.stdout is not None
     if process.stdout.readline() != "ready\n":
-        raise RuntimeError(f"{process.args} did not start")
+        raise RuntimeError("a receiver did not start")
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), core)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from itertools import pairwise
 
 from siprec.rtp import packets
 from tests.load.machine import raise_descriptor_limit
@@ -33,7 +34,7 @@ def main(address: str, first_port: int, streams: int, seconds: float, source_por
     sent, due = 0, time.monotonic()
     for number in range(int(seconds * RATE)):
         payload = number.to_bytes(4, "big") + SILENCE
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in pairwise(edges):
             for index in range(begin, end):
                 packet = packets.build(
                     PCMA, number & 0xFFFF, timestamp=TICKS * number, ssrc=0x5000 + index, payload=payload

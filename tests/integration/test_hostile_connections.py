@@ -65,7 +65,8 @@ def test_two_thousand_slow_connections_are_bounded_and_cut(tmp_path: Path) -> No
     """One source holds its half and no more; another is served at once; after 5 s the slow ones are gone."""
     with serving(tmp_path) as server, ExitStack() as stack:
         idle = stack.enter_context(connect(server, "127.0.0.2"))
-        before = resident_kib(server.process.pid)
+        asked(idle, 0)
+        before = resident_kib(server.worker)
         begun = time.monotonic()
         slow = [stack.enter_context(connect(server)) for _ in range(SLOW + MORE)]
         for number, sock in enumerate(slow):
@@ -84,12 +85,13 @@ def test_two_thousand_slow_connections_are_bounded_and_cut(tmp_path: Path) -> No
         assert time.monotonic() - begun > MESSAGE_SECONDS - 1
         assert asked(idle, 2) < SERVED_SECONDS
         assert asked(stack.enter_context(connect(server)), 3) < SERVED_SECONDS
-        assert resident_kib(server.process.pid) <= before + GROWTH_KIB
+        assert resident_kib(server.worker) <= before + GROWTH_KIB
 
 
 def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     with serving(tmp_path) as server, ExitStack() as stack:
-        before = resident_kib(server.process.pid)
+        asked(stack.enter_context(connect(server)), 0)
+        before = resident_kib(server.worker)
         deaf = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         deaf.settimeout(10.0)
@@ -98,20 +100,19 @@ def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             deaf.sendall(flood)
         assert asked(stack.enter_context(connect(server)), 1) < SERVED_SECONDS
-        assert resident_kib(server.process.pid) <= before + GROWTH_KIB
+        assert resident_kib(server.worker) <= before + GROWTH_KIB
 
 
 def test_connections_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        descriptors = Path(f"/proc/{server.process.pid}/fd")
-        with connect(server) as first:
-            asked(first, 0)
-            before = len(list(descriptors.iterdir()))
-            for number in range(500):
-                with connect(server) as sock:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
-                    sock.sendall(request("OPTIONS", number)[: number % 300])
-            deadline = time.monotonic() + 10
-            while len(list(descriptors.iterdir())) > before and time.monotonic() < deadline:
-                asked(first, 1)
-            assert len(list(descriptors.iterdir())) <= before
+    with serving(tmp_path) as server, connect(server) as first:
+        asked(first, 0)
+        descriptors = Path(f"/proc/{server.worker}/fd")
+        before = len(list(descriptors.iterdir()))
+        for number in range(500):
+            with connect(server) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
+                sock.sendall(request("OPTIONS", number)[: number % 300])
+        deadline = time.monotonic() + 10
+        while len(list(descriptors.iterdir())) > before and time.monotonic() < deadline:
+            asked(first, 1)
+        assert len(list(descriptors.iterdir())) <= before

@@ -134,7 +134,7 @@ def test_bombs_are_answered_and_cost_nothing(tmp_path: Path) -> None:
         canary.setblocking(False)
         src = Src(server, stack)
         src.call(wrapped(""))
-        before = resident_kib(server.process.pid)
+        before = resident_kib(server.worker)
         answers: dict[str, str] = {}
         slow: dict[str, float] = {}
         bad = documents(canary.getsockname()[1])
@@ -148,7 +148,7 @@ def test_bombs_are_answered_and_cost_nothing(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError):
             canary.accept()
         flagged = [each for each in server.recordings() if each.read().metadata_errors]
-        after = resident_kib(server.process.pid)
+        after = resident_kib(server.worker)
     assert {answers[name] for name in bad} == {"200"}
     assert len(flagged) == len(bad)
     refused = {name: status for name, status in answers.items() if name not in bad and name not in ("rtpmaps",)}

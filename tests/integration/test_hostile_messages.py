@@ -36,11 +36,11 @@ async def attack(port: int, count: int, seed: int, transport: str, call_ids: lis
 async def test_damaged_messages_cost_a_recorded_call_nothing(tmp_path: Path, transport: str) -> None:
     with serving(tmp_path, CAPTURE_KEEP="always") as server:
         await attack(server.port, 300, 1, transport, [])  # what is made once: renderers, threads, caches
-        before = resident_kib(server.process.pid)
+        before = resident_kib(server.worker)
         async with live(server, counter=True, duration=60.0) as call:
             assert call.dialog is not None
             outcome = await attack(server.port, MESSAGES, 2, transport, [call.dialog.call_id])
-            after = resident_kib(server.process.pid)
+            after = resident_kib(server.worker)
             fresh = await call.client.start(options(server))
             assert fresh.result.status == 200
             assert (fresh.result.setup_ms or 0.0) < SETUP_MS

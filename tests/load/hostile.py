@@ -1,0 +1,167 @@
+"""The hostile scenarios at full size: 20 calls are recorded meanwhile, and no packet of them may be lost.
+
+scripts/soak runs them; `python -m tests.load.hostile mutations|spray|half_open [SCALE]` runs one alone and prints what
+was measured as JSON. An AssertionError is a finding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siprec.client.call import LiveCall
+from siprec.client.options import CallOptions
+from siprec.client.src import RecordingClient
+from tests.support import foreign
+from tests.support.counting import assert_whole, folder_of, resident_kib
+from tests.support.server import Server, serving
+
+ROOT = Path(__file__).parents[2]
+CALLS = 20
+GROWTH_KIB = 32 * 1024
+SETUP_MS = 100.0
+HALF_OPEN_SECONDS = 40.0
+"""64*T1 are 32 s; the rest is for closing captures and for rendering on a busy machine."""
+Found = dict[str, Any]
+
+
+async def tool(*command: str) -> Any:
+    """What a tool prints as JSON."""
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0, command
+    return json.loads(output)
+
+
+def module(name: str, *arguments: object) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"tests.load.{name}", *map(str, arguments))
+
+
+@asynccontextmanager
+async def live_calls(server: Server, count: int = CALLS) -> AsyncIterator[list[LiveCall]]:
+    """Calls that are recorded meanwhile; afterwards every packet that they sent is found, and no other."""
+    async with RecordingClient() as client:
+        wanted = CallOptions(target=server.uri, counter=True, duration=60.0)
+        calls = [await client.start(wanted) for _ in range(count)]
+        assert all(call.result.status == 200 for call in calls)
+        yield calls
+        assert not any(call.ended.is_set() for call in calls)
+        names = set()
+        for call in calls:
+            await call.bye()
+            names.add(call.dialog.call_id if call.dialog else "")
+        while names:
+            line = await asyncio.to_thread(
+                server.wait_for, "recording ready", where=lambda one: one["call_id"] in names
+            )
+            names.discard(line["call_id"])
+        folders = server.recordings()
+        for call in calls:
+            assert_whole(folder_of(folders, call), call)
+
+
+async def mutations(root: Path, size: int) -> Found:
+    """Damaged messages, half over UDP and half over TCP: memory grows by at most 32 MiB, a new call takes 100 ms."""
+    with serving(root, CAPTURE_KEEP="always") as server:
+        await tool(*module("mutations", server.port, 2_000, 1, "udp"))
+        before = resident_kib(server.worker)
+        async with live_calls(server) as calls:
+            names = [call.dialog.call_id for call in calls if call.dialog]
+            parts = [(size // 2, 2, "udp"), (size - size // 2, 3, "tcp")]
+            told = [await tool(*module("mutations", server.port, *part, *names)) for part in parts]
+            after = resident_kib(server.worker)
+            fresh = await calls[0].client.start(CallOptions(target=server.uri))
+            setup_ms = fresh.result.setup_ms or 0.0
+            assert fresh.result.status == 200
+            assert setup_ms < SETUP_MS
+            await fresh.bye()
+    assert after <= before + GROWTH_KIB, (before, after)
+    return {"messages": told, "resident_kib": (before, after), "setup_ms": round(setup_ms, 1)}
+
+
+async def spray(root: Path, size: int) -> Found:
+    """A foreign host at every port for `size` seconds. Needs root for its network namespace."""
+    reason = foreign.missing()
+    if reason is not None:
+        return {"skipped": reason}
+    settings = {"SIP_HOST": "0.0.0.0", "SIP_ALLOW": "127.0.0.0/8", "CAPTURE_KEEP": "always"}
+    with foreign.foreign_host() as host, serving(root, **settings) as server:
+        async with live_calls(server) as calls:
+            first = [stream.remote.port for call in calls for stream in call.streams if stream.remote]
+            ports = [port for each in first for port in (each, each + 1)]
+            told = await tool(*host.command(*module("spray", "rtp", host.ours, size, *ports)))
+        refused: Counter[str] = Counter()
+        for folder in server.recordings():
+            for each in folder.read().refused:
+                refused[f"{each.reason} from {each.source}"] += each.packets
+    return {"sent": told, "refused_before_the_lock": dict(refused)}
+
+
+async def half_open(root: Path, size: int) -> Found:
+    """INVITEs that are never acknowledged: to the limit and no further; all is back 40 s after the last one."""
+    limit = 1_000
+    with serving(root, CAPTURE_KEEP="always", MAX_SESSIONS=str(limit)) as server:
+        async with live_calls(server, 1):
+            pass
+        before, held = resident_kib(server.worker), descriptors(server)
+        async with live_calls(server) as calls:
+            with_calls = descriptors(server)
+            told = await tool(*module("half_open", server.port, size))
+            begun, most, full = time.monotonic(), resident_kib(server.worker), descriptors(server)
+            await asyncio.to_thread(_wait, lambda: descriptors(server) <= with_calls, HALF_OPEN_SECONDS)
+            seconds, left = time.monotonic() - begun, descriptors(server)
+            assert len(calls) == CALLS
+        after = resident_kib(server.worker)
+    assert left <= with_calls, (held, with_calls, full, left)
+    assert told["retry_after"] == told["statuses"].get("503", 0)
+    assert told["statuses"].get("200", 0) <= limit - CALLS, told
+    assert after <= before + GROWTH_KIB, (before, most, after)
+    return {**told, "seconds_until_back": round(seconds, 1), "descriptors": (held, with_calls, full, left),
+            "resident_kib": (before, most, after)}  # fmt: skip
+
+
+def descriptors(server: Server) -> int:
+    """Of keeper and worker: the keeper holds the sockets of all calls too."""
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (server.process.pid, server.worker))
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`run(folder, size)`: see the functions; `size` is the usual one."""
+
+    summary: str
+    size: int
+    run: Callable[[Path, int], Coroutine[Any, Any, Found]]
+
+
+SCENARIOS = {
+    "mutations": Scenario(f"200 000 damaged messages while {CALLS} calls are recorded", 200_000, mutations),
+    "spray": Scenario(f"a foreign host sprays the ports of {CALLS} calls for 10 s", 10, spray),
+    "half_open": Scenario(f"10 000 INVITEs without ACK while {CALLS} calls are recorded", 10_000, half_open),
+}
+
+
+def run(name: str, root: Path, *, scale: float = 1.0) -> Found:
+    """Run one at `scale` times its size; returns figures, raises AssertionError for what must not be."""
+    scenario = SCENARIOS[name]
+    return asyncio.run(scenario.run(root, max(1, round(scenario.size * scale))))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(run(sys.argv[1], Path(folder), scale=float(sys.argv[2]) if sys.argv[2:] else 1.0)))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -88,14 +89,14 @@ class Wire:
 
     def __init__(self, transport: Transport) -> None:
         self.transport: Transport = transport
-        self.sources: dict[tuple[str, int], Src] = {}
+        self.sources: dict[bytes, Src] = {}  # by Call-ID
 
     def serves(self, flow: Flow) -> int:
         return 3
 
     def send(self, flow: Flow, data: bytes) -> None:
-        source = self.sources.get(flow.remote)
-        if source is not None:
+        source = self.sources.get(call_id_of(data))
+        if source is not None and source.flow.remote == flow.remote:
             source.receive(data)
 
 
@@ -162,9 +163,17 @@ class Server:
     ) -> Src:
         """An SRC that sends the messages in `folder`/`dialect`."""
         connection = 0 if transport == "udp" else self.pump.new_connection()
-        source = Src(self, folder / dialect, Flow(transport, SRS, address, connection))
-        self._wires[transport].sources[address] = source
-        return source
+        return Src(self, folder / dialect, Flow(transport, SRS, address, connection))
+
+    def next_ssrc(self) -> int:
+        """The first SSRC of another SRC: no two have one in common."""
+        self._sources += 1
+        return self._sources << 16
+
+    def deliver(self, data: bytes, source: Src) -> None:
+        """What an SRC sends; answers to that Call-ID are for it."""
+        self._wires[source.flow.transport].sources[call_id_of(data)] = source
+        self.pump.receive(data, source.flow)
 
     def detach(self) -> None:
         """Leave sending to real listeners from here on."""
@@ -220,6 +229,7 @@ class _Voice:
     sequence: int = 1000
     timestamp: int = 50_000
     last: float = 0.0
+    source: tuple[str, int] | None = None
 
 
 @dataclass
@@ -241,6 +251,7 @@ class Src:
     def __post_init__(self) -> None:
         self._arrived = asyncio.Event()
         self._voices: dict[str, _Voice] = {}
+        self._first_ssrc = self.server.next_ssrc()
         self._sent = 0
 
     # ------------------------------------------------------------------ signalling
@@ -303,7 +314,7 @@ class Src:
 
     def post(self, data: bytes) -> None:
         """Send without waiting."""
-        self.server.pump.receive(data, self.flow)
+        self.server.deliver(data, self)
 
     async def response(self, request: Request) -> Response:
         """The final response to `request`."""
@@ -383,6 +394,15 @@ class Src:
                   for value in request.headers.all(name)]  # fmt: skip
         self.post(bytes(Response(status, "", Headers([*echoed, *headers]), body)))
 
+    async def finals(self, count: int) -> list[Response]:
+        """The first final responses, to whatever they answer."""
+
+        def found() -> list[Response] | None:
+            finals = [each for each in self.received if isinstance(each, Response) and each.status >= 200]
+            return finals if len(finals) >= count else None
+
+        return await self._until(found)
+
     async def _until(self, found: Callable[[], T | None]) -> T:
         async with asyncio.timeout(PATIENCE):
             while (result := found()) is None:
@@ -409,6 +429,24 @@ class Src:
 
     # ------------------------------------------------------------------ media
 
+    def forget_voices(self) -> None:
+        """Speak with other SSRCs from here on."""
+        self._voices = {
+            label: _Voice(ssrc=each.ssrc + 0x100, source=each.source) for label, each in self._voices.items()
+        }
+
+    async def reports(self, label: str | None) -> bytes:
+        """The first RTCP packet that comes for a label once it has spoken."""
+        offered, _ = self.line(label)
+        assert offered.address is not None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearing:
+            hearing.bind((offered.address, offered.port + 1))
+            hearing.setblocking(False)
+            await self.speak(label)
+            self.server.advance(10)
+            waiting = asyncio.get_running_loop().sock_recv(hearing, 2048)
+            return await asyncio.wait_for(waiting, PATIENCE / 2)
+
     def line(self, label: str | None) -> tuple[MediaDescription, MediaDescription]:
         """What was offered and answered for a label, None for the only m-line."""
         assert self.offer is not None
@@ -428,12 +466,16 @@ class Src:
         assert answered.port, f"{label} was refused"
         assert offered.address is not None
         assert answered.address is not None
+        source, voice = (offered.address, offered.port), self._voice(label)
+        if voice.source not in {None, source}:  # the capture lets go of the old source only after our 200 is out
+            await asyncio.sleep(2 * TICK_SECONDS)
+        voice.source = source
         payload_type = int(answered.formats[0])
         before = self.server.capture.totals().packets
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sender.bind((offered.address, offered.port))
-            for packet in self._packets(self._voice(label), payload_type, packets):
+            sender.bind(source)
+            for packet in self._packets(voice, payload_type, packets):
                 sender.sendto(packet, (answered.address, answered.port))
         if taken:
             async with asyncio.timeout(PATIENCE):
@@ -441,7 +483,7 @@ class Src:
                     await asyncio.sleep(TICK_SECONDS / 4)
 
     def _voice(self, label: str | None) -> _Voice:
-        return self._voices.setdefault(label or "", _Voice(ssrc=0x1000 + len(self._voices)))
+        return self._voices.setdefault(label or "", _Voice(ssrc=self._first_ssrc + len(self._voices)))
 
     @staticmethod
     def _packets(voice: _Voice, payload_type: int, count: int) -> list[bytes]:
@@ -459,6 +501,12 @@ class Src:
             voice.timestamp += FRAME
         voice.last = now
         return found
+
+
+def call_id_of(data: bytes) -> bytes:
+    """The Call-ID of a message, b"" when it has none."""
+    found = re.search(rb"\r\n(?:Call-ID|i)[ \t]*:[ \t]*(\S+)", data, re.IGNORECASE)
+    return found[1] if found else b""
 
 
 def sdp_of(message: Request | Response) -> SessionDescription | None:
@@ -505,6 +553,7 @@ async def recording_server(root: Path, **environ: str) -> AsyncIterator[Server]:
         patch.setattr(clock, "monotonic", now)
         patch.setattr(loop, "time", now)
         patch.setattr(app, "RenderPool", RenderHere)
+        patch.setattr(app, "_listen", lambda *_: SRS[1])  # no sockets for SIP
         patch.setattr(app, "Pump", TappedPump)
         patch.setattr(app, "Capture", QuickCapture)
         async with AsyncExitStack() as stack:

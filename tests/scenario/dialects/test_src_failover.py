@@ -1,7 +1,5 @@
 """An SRC that fails over sends a new INVITE with a new Call-ID; only the ids in its metadata tie the two."""
 
-import pytest
-
 from tests.support.replay import Server
 
 
@@ -21,7 +19,6 @@ async def test_the_second_dialog_names_the_same_session(server: Server) -> None:
     assert sum(channel.packets for each in server.recordings() for channel in each.manifest.channels) == 10
 
 
-@pytest.mark.xfail(strict=False, reason="recordings of one session are not tied together yet")
 async def test_the_recordings_name_each_other(server: Server) -> None:
     first = server.src("trait-09-failover")
     await first.send("good")

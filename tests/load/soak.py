@@ -3,7 +3,7 @@
 Progress goes to stderr, one JSON line per scenario to stdout, with what each process of the server held before and
 after (descriptors, threads, resident memory). Exit code 1 when a scenario found a problem; its folder is then kept.
 
-    scripts/soak                        all scenarios (7 minutes)
+    scripts/soak                        all scenarios (15 minutes)
     scripts/soak calls                  one of them
     scripts/soak crowd --scale 0.1      a tenth of the calls, to see whether it works at all
 """
@@ -27,6 +27,7 @@ from typing import Any
 from siprec.client.load import VOICE_SETS
 from siprec.client.options import CallOptions
 from siprec.client.src import RecordingClient
+from tests.load import hostile
 from tests.load.held import Held, left_over, settled, state_files
 from tests.support.server import COMMAND, Server, serving
 
@@ -103,9 +104,14 @@ def crowd(root: Path, scale: float) -> Outcome:
     return outcome
 
 
+def _hostile(name: str) -> Callable[[Path, float], Outcome]:
+    return lambda root, scale: Outcome(hostile.run(name, root, scale=scale))
+
+
 SCENARIOS = {
     "calls": Scenario(f"{CALLS} calls of {CALL_SECONDS:g} s one after the other", calls),
     "crowd": Scenario(f"{CROWD} calls at once, {CROWDS} times", crowd),
+    **{name: Scenario(each.summary, _hostile(name)) for name, each in hostile.SCENARIOS.items()},
 }
 
 

@@ -118,6 +118,15 @@ def test_what_is_no_udp_is_skipped_and_counted(tmp_path: Path) -> None:
     assert reader.cut
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 31, 32, 33, 4_127, 4_128, 4_129])
+def test_runs_of_equal_records_end_anywhere(tmp_path: Path, count: int) -> None:
+    """A file that ended after exactly 32 records of one length, or 4 096 more, was once an error."""
+    one = pcap.record(T0, bytes(172), source=ALICE, destination=US)
+    (tmp_path / "c.pcap").write_bytes(pcap.write_header() + one * count)
+    found, reader = read(tmp_path / "c.pcap")
+    assert (len(found), reader.cut, reader.problem) == (count, False, None)
+
+
 def test_a_missing_file_is_a_render_error(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="cannot read"):
         list(pcap.PcapReader(tmp_path / "none.pcap").batches())

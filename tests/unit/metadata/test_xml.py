@@ -399,6 +399,17 @@ def test_any_cut_or_flip_of_a_document_raises_only_metadata_error(data: st.DataO
             apply(RSMetadata(), found, at_ns=AT)
 
 
+def test_an_element_of_a_foreign_namespace_is_an_extension_whatever_its_name() -> None:
+    found = xml.parse(
+        f'<recording xmlns="{NAMESPACE}" xmlns:x="urn:example:x"><x:session session_id="1"/>'
+        f'<x:datamode>partial</x:datamode><recording><session session_id="2"/></recording></recording>'.encode()
+    )
+    assert isinstance(found, Recording)
+    assert (found.sessions, found.datamode) == ((), "complete")
+    assert [each.name for each in found.extensions] == ["session", "datamode", "recording"]
+    assert xml.parse(xml.build(found)) == found
+
+
 FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures"
 BODIES = [*sorted(FIXTURES.glob("siprec-rfc-examples/*.xml")), *sorted(FIXTURES.glob("vendor/*.mime"))]
 

@@ -52,6 +52,17 @@ def test_a_long_tone_in_segments_is_one_event() -> None:
     assert (event.key, event.masked, event.duration) == ("flash", "flash", 0xFFFF + 1600)
 
 
+def test_segments_may_come_backwards() -> None:
+    collector = Collector()
+    for key in (1, 2):
+        collector.feed(0xFFFF, block(key, 1600, end=True), sequence=3)
+        collector.feed(0, block(key, 0xFFFF), sequence=1)
+    assert [(each.key, each.duration, each.ended, each.sequence) for each in collector.events] == [
+        ("1", 0xFFFF + 1600, True, 1),
+        ("2", 0xFFFF + 1600, True, 1),
+    ]
+
+
 def test_several_events_in_one_packet() -> None:
     collector = Collector()
     payload = block(1, 400, end=True) + block(2, 300)

@@ -145,6 +145,13 @@ def test_malformed_origin_reads_as_the_null_origin(value: str) -> None:
     assert model.parse(f"v=0\r\no={value}\r\n{MEDIA}").origin == model.Origin()
 
 
+def test_a_new_origin_leaves_the_media_sections_alone() -> None:
+    found = model.parse("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\nm=audio 40000 RTP/AVP 0\r\no=kept\r\n")
+    other = found.with_origin(model.Origin.at("192.0.2.2", 5))
+    assert other.origin.session_id == 5
+    assert str(other.media[0].lines[1]) == "o=kept"
+
+
 def test_origin_round_trip() -> None:
     origin = model.Origin.at("2001:db8::1", 7, version=3)
     assert str(origin) == "- 7 3 IN IP6 2001:db8::1"

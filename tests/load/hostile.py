@@ -1,7 +1,7 @@
 """The hostile scenarios at full size: 20 calls are recorded meanwhile, and no packet of them may be lost.
 
-scripts/soak runs them; `python -m tests.load.hostile mutations|spray|half_open [SCALE]` runs one alone and prints what
-was measured as JSON. An AssertionError is a finding.
+scripts/soak runs them. `python -m tests.load.hostile NAME [SCALE]` runs one alone and prints what was measured as JSON.
+An AssertionError is a finding.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from siprec.client.call import LiveCall
 from siprec.client.options import CallOptions
 from siprec.client.src import RecordingClient
 from tests.support import foreign
-from tests.support.counting import assert_whole, folder_of, resident_kib
+from tests.support.counting import assert_whole, resident_kib
 from tests.support.server import Server, serving
 
 ROOT = Path(__file__).parents[2]
 CALLS = 20
 GROWTH_KIB = 32 * 1024
 SETUP_MS = 100.0
+SETUPS = 40
 HALF_OPEN_SECONDS = 40.0
 """64*T1 are 32 s; the rest is for closing captures and for rendering on a busy machine."""
 Found = dict[str, Any]
@@ -64,9 +65,10 @@ async def live_calls(server: Server, count: int = CALLS) -> AsyncIterator[list[L
                 server.wait_for, "recording ready", where=lambda one: one["call_id"] in names
             )
             names.discard(line["call_id"])
-        folders = server.recordings()
+        by_call = {folder.read().call_id: folder for folder in server.recordings()}
         for call in calls:
-            assert_whole(folder_of(folders, call), call)
+            assert call.dialog is not None
+            assert_whole(by_call[call.dialog.call_id], call)
 
 
 async def mutations(root: Path, size: int) -> Found:
@@ -104,6 +106,31 @@ async def spray(root: Path, size: int) -> Found:
             for each in folder.read().refused:
                 refused[f"{each.reason} from {each.source}"] += each.packets
     return {"sent": told, "refused_before_the_lock": dict(refused)}
+
+
+async def flood(root: Path, size: int) -> Found:
+    """20 000 SIP messages a second from an unlisted source for `size` seconds: silence, and calls go on as before."""
+    with serving(root, CAPTURE_KEEP="always", SIP_ALLOW="127.0.0.1/32") as server:
+        async with live_calls(server) as calls:
+            quiet = await _setup_ms(calls[0].client, server)
+            attack = asyncio.create_task(tool(*module("spray", "flood", "127.0.0.1", server.port, size)))
+            await asyncio.sleep(0.5)  # the attacker has to start
+            busy = await _setup_ms(calls[0].client, server)
+            assert not attack.done(), "the flood ended before the calls were set up"
+            told = await attack
+    assert not told.get("answered")
+    return {**told, "setup_ms": {"quiet": quiet, "flooded": busy}}
+
+
+async def _setup_ms(client: RecordingClient, server: Server) -> dict[str, float]:
+    """Median and greatest of some calls, one after the other."""
+    taken = []
+    for _ in range(SETUPS):
+        call = await client.start(CallOptions(target=server.uri))
+        assert call.result.status == 200, call.result
+        taken.append(call.result.setup_ms or 0.0)
+        await call.bye()
+    return {"median": round(sorted(taken)[SETUPS // 2], 1), "greatest": round(max(taken), 1)}
 
 
 async def half_open(root: Path, size: int) -> Found:
@@ -152,6 +179,7 @@ class Scenario:
 SCENARIOS = {
     "mutations": Scenario(f"200 000 damaged messages while {CALLS} calls are recorded", 200_000, mutations),
     "spray": Scenario(f"a foreign host sprays the ports of {CALLS} calls for 10 s", 10, spray),
+    "flood": Scenario(f"20 000 SIP messages a second from an unlisted source, {CALLS} calls", 10, flood),
     "half_open": Scenario(f"10 000 INVITEs without ACK while {CALLS} calls are recorded", 10_000, half_open),
 }
 

@@ -1,8 +1,8 @@
 """A host that does not belong: RTP, STUN, DTLS and garbage at every port of live calls, and SIP at the server.
 
-`python -m tests.load.spray rtp HOST SECONDS PORT...` and `... sip HOST PORT COUNT` run on the foreign host (see
-tests.support.foreign) or on any other address, and print what they sent by kind as JSON. The RTP looks right: the
-payload type is negotiated, sequence numbers follow each other.
+`python -m tests.load.spray rtp HOST SECONDS PORT...`, `... sip HOST PORT COUNT` and `... flood HOST PORT SECONDS` run
+on the foreign host (see tests.support.foreign) or on any other address, and print what they sent by kind as JSON. The
+RTP looks right: the payload type is negotiated, sequence numbers follow each other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from itertools import count
 
 PACKETS_PER_SECOND = 5_000
 """Together at all ports: five times what 20 calls receive."""
+FLOOD_PER_SECOND = 20_000
+UNLISTED = "127.0.0.9"
 STUN = bytes.fromhex("000100002112a442") + bytes(12)
 """A binding request (RFC 8489 section 5)."""
 DTLS = bytes.fromhex("16fefd0000000000000000000c") + bytes(12)
@@ -71,6 +73,23 @@ def knock(host: str, port: int, requests: int) -> Counter[str]:
             with contextlib.suppress(ConnectionResetError):
                 told["tcp_in"] += len(connection.recv(65_535))
             told["tcp_closed"] += 1
+    return told
+
+
+def flood(host: str, port: int, seconds: int) -> Counter[str]:
+    """INVITEs and OPTIONS from `UNLISTED`, `FLOOD_PER_SECOND` of them; counts what left and what came back."""
+    told: Counter[str] = Counter()
+    messages = [request(("INVITE", "OPTIONS")[number % 2], number) for number in range(200)]
+    begun = time.monotonic()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((UNLISTED, 0))
+        while (spent := time.monotonic() - begun) < seconds:
+            for data in messages:
+                told["sent"] += bool(sock.sendto(data, (host, port)))
+            time.sleep(max(0.0, told["sent"] / FLOOD_PER_SECOND - spent))
+        sock.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            told["answered"] += bool(sock.recv(65_535))
     return told
 
 

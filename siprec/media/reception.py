@@ -63,39 +63,45 @@ class Round(NamedTuple):
 
 
 def note(rows: Rows, heard: Round) -> NDArray[np.int64]:
-    """Count a round; gives back which of its streams (places in `who`) must be followed packet by packet instead."""
+    """Count a round; gives back which of its streams (places in `who`) must be followed packet by packet instead.
+
+    An SSRC that comes and goes within one round is not noticed: the sequence numbers tell, or it does no harm.
+    """
     starts, who = heard.starts, heard.who
     edges = np.append(starts, len(heard.sequence))
-    counts = np.diff(edges)
-    before = rows[who]
-    ahead = heard.sequence - np.repeat(before["highest"].astype(np.uint16), counts)
-    strange = ahead + np.uint16(MAX_MISORDER) >= MAX_MISORDER + MAX_DROPOUT
-    strange |= heard.ssrc != np.repeat(before["ssrc"], counts)
-    odd = np.logical_or.reduceat(strange, starts) | ~before["started"]
-    odd |= heard.payload_type[edges[1:] - 1] != before["payload_type"]
-    after = before.copy()
-    after["highest"] += np.maximum(np.maximum.reduceat(ahead.view(np.int16), starts), 0)
-    after["received"] += counts
-    after["suspect"] = 0
-    after["jitter"] = _jitter(before, heard, edges, counts)
-    after["timestamp"] = heard.timestamp[edges[1:] - 1]
-    after["time_ns"] = heard.time_ns[edges[1:] - 1]
-    plain = ~odd
-    rows[who[plain]] = after[plain]
-    return np.flatnonzero(odd)
+    last, counts = edges[1:] - 1, np.diff(edges)
+    highest = rows["highest"][who]
+    ahead = (heard.sequence - np.repeat(highest.astype(np.uint16), counts)).view(np.int16).astype(np.int64)
+    most = np.maximum.reduceat(ahead, starts)
+    odd = (most >= MAX_DROPOUT) | (np.minimum.reduceat(ahead, starts) < -MAX_MISORDER) | ~rows["started"][who]
+    odd |= (heard.ssrc[last] != rows["ssrc"][who]) | (heard.payload_type[last] != rows["payload_type"][who])
+    jitter = _jitter(rows, heard, last, counts)
+    strange = np.flatnonzero(odd)
+    if strange.size:
+        plain = ~odd
+        who, last, counts, highest, most = who[plain], last[plain], counts[plain], highest[plain], most[plain]
+        jitter = jitter[plain]
+    rows["highest"][who] = highest + np.maximum(most, 0)
+    rows["received"][who] += counts
+    rows["jitter"][who] = jitter
+    rows["timestamp"][who] = heard.timestamp[last]
+    rows["time_ns"][who] = heard.time_ns[last]
+    return strange
 
 
-def _jitter(before: Rows, heard: Round, edges: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The recursion of section 6.4.1 in closed form, a stream at a time."""
-    starts = heard.starts
+def _jitter(rows: Rows, heard: Round, last: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The recursion of section 6.4.1 in closed form, all streams at once."""
+    starts, who = heard.starts, heard.who
     arrival = np.diff(heard.time_ns, prepend=0)
-    arrival[starts] = heard.time_ns[starts] - before["time_ns"]
+    arrival[starts] = heard.time_ns[starts] - rows["time_ns"][who]
     media = np.diff(heard.timestamp, prepend=np.uint32(0))
-    media[starts] = heard.timestamp[starts] - before["timestamp"]
-    difference = np.abs(arrival * np.repeat(before["rate"] / _NS, counts) - media.view(np.int32))
-    to_come = np.repeat(edges[1:] - 1, counts) - np.arange(len(arrival))
+    media[starts] = heard.timestamp[starts] - rows["timestamp"][who]
+    rate = rows["rate"][who] / _NS
+    steady = bool((rate == rate[0]).all())
+    difference = np.abs(arrival * (rate[0] if steady else np.repeat(rate, counts)) - media.view(np.int32))
+    to_come = np.repeat(last, counts) - np.arange(len(arrival))
     difference *= _FADE[np.minimum(to_come, len(_FADE) - 1)]
-    faded = before["jitter"] * _FADE[np.minimum(counts, len(_FADE) - 1)]
+    faded = rows["jitter"][who] * _FADE[np.minimum(counts, len(_FADE) - 1)]
     return np.asarray(faded + np.add.reduceat(difference, starts) / _GAIN)
 
 
@@ -117,7 +123,6 @@ def follow(row: np.void, packet: Heard) -> None:
         _begin(row, packet)
     elif ahead < MAX_DROPOUT:
         row["highest"] += ahead
-        row["suspect"] = 0
     elif ahead <= 0x10000 - MAX_MISORDER - 1:
         if row["suspect"] != packet.sequence + _JUMPED:
             row["suspect"] = ((packet.sequence + 1) & 0xFFFF) + _JUMPED

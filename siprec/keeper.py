@@ -43,7 +43,7 @@ FIRST_DELAY, LAST_DELAY = 0.25, 5.0
 HAND_OVER_SECONDS = 5.0
 """A worker that has not ended by then is killed: what it has not written yet is a tick of packets at most."""
 
-PAUSED_SECONDS = 1.0
+PAUSED_SECONDS = 0.5
 """When we ourselves wake this much too late, the whole machine stood still, and the worker is not to blame."""
 
 OOM_ADJUSTMENT = 300
@@ -100,10 +100,13 @@ class Keeper:
     def _wait(self) -> None:
         due = [each for each in (self._start_at, self._kill_at) if each is not None]
         before = time.monotonic()
-        timeout = max(0.0, min(due) - before) if due else None
-        self._poll.poll(None if timeout is None else timeout * 1000 + 1)
-        late = time.monotonic() - before - (timeout or 0.0)
-        if timeout is not None and late > PAUSED_SECONDS and self._kill_at is not None:
+        if not due:
+            self._poll.poll()
+            return
+        timeout = min(max(0.0, min(due) - before), PAUSED_SECONDS)
+        self._poll.poll(timeout * 1000 + 1)
+        late = time.monotonic() - before - timeout
+        if late > PAUSED_SECONDS and self._kill_at is not None:
             self._kill_at += late
 
     def _read_messages(self) -> None:
@@ -256,14 +259,14 @@ class Keeper:
 
 def arrange(fds: list[int]) -> None:
     """Make `fds` the descriptors 3, 4, ... of this process, to be inherited; what else was there is closed."""
-    where = {fd: index for index, fd in enumerate(fds)}
-    for index, fd in enumerate(fds):
-        target = fdstore.FIRST_DESCRIPTOR + index
-        fd = fds[index]
+    where = {fd: index for index, fd in enumerate(fds)}  # those not in their place yet
+    for index in range(len(fds)):
+        fd, target = fds[index], fdstore.FIRST_DESCRIPTOR + index
+        del where[fd]
         if fd == target:
             os.set_inheritable(fd, True)
             continue
-        displaced = where.get(target)
+        displaced = where.pop(target, None)
         if displaced is not None:
             fds[displaced] = fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, target + 1)
             where[fds[displaced]] = displaced

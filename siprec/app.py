@@ -35,7 +35,9 @@ from siprec.session import bodies
 from siprec.session.admission import RecordingSource
 from siprec.sip.endpoint import Endpoint
 from siprec.sip.timers import Timings
+from siprec.store.base import SessionStore
 from siprec.store.memory import InMemorySessionStore
+from siprec.store.sqlite import SqliteSessionStore
 
 DESCRIPTORS_SPARE = 200
 """Descriptors kept for logs, files being written, connections and the interpreter."""
@@ -103,18 +105,21 @@ async def start(
     # Endpoint, recorder and pump need each other: the lambdas look the later ones up when they are called.
     ports = Ports(port_pools(settings), store)
     stack.callback(ports.close)
+    boot = secrets.token_hex(8)
+    sessions = await open_store(settings, boot)
+    stack.push_async_callback(sessions.close)
     facilities = Facilities(
         policy=policy(settings, node),
         endpoint=endpoint,
         capture=capture,
         ports=ports,
-        store=InMemorySessionStore(),
+        store=sessions,
         pool=pool,
         files=files,
         entropy=secrets.token_bytes,
         flush=lambda: pump.flush(),
         observers=observers(),
-        boot=secrets.token_hex(8),
+        boot=boot,
     )
     limits = limits_of(settings, ports, descriptors)
     recorder = Recorder(facilities, limits)
@@ -186,6 +191,14 @@ def kept_socket(
 
 
 # ---------------------------------------------------------------------- settings to plain arguments
+
+
+async def open_store(settings: Settings, boot: str) -> SessionStore:
+    """The store of REDUNDANCY_STORAGE_TYPE; ENABLE_REDUNDANCY=false wins over it."""
+    kind = settings.REDUNDANCY_STORAGE_TYPE if settings.ENABLE_REDUNDANCY else "noop"
+    if kind == "memory":
+        return InMemorySessionStore(boot=boot)
+    return await SqliteSessionStore.open(settings.state_dir, boot=boot)
 
 
 def policy(settings: Settings, node: str) -> Policy:

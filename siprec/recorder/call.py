@@ -172,8 +172,6 @@ class Call:
     async def restore(self) -> None:
         """Take a stored session up again: its ports, its dialog, a part of its own. Raises LocalError, OSError."""
         data = self.data
-        data.fence += 1
-        self.leg = self._new_leg(data.source, fence=data.fence, takes_over=False)
         self.leg.info = self.record.dialogs[-1] if self.record.dialogs else None
         now_ns = clock.wall_ns()
         await self.leg.open(self._folder, started_ns=now_ns)

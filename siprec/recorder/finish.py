@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from siprec.archive.audio import AudioFormat, write_audio
 from siprec.archive.folder import PartFolder, RecordingFolder
-from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, file_entry
+from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
 from siprec.errors import ArchiveError, RenderError
 from siprec.media import part as media_part
-from siprec.media.render import LoadedPart, Rendering, Report, render
+from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
 from siprec.recorder.dossier import timestamp
 from siprec.recorder.verdict import Evidence, judge
 
@@ -133,19 +135,29 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
         entry.jitter_ms = round(found.jitter_ms, 3)
         entry.drift_ppm = round(found.drift_ppm, 1) + 0.0  # no -0.0
         manifest.channels.append(entry)
+    for recovery in manifest.recoveries:
+        recovery.gap_ms = _cost(recovery, report.gaps, rendering.start_ns)
     manifest.gaps = [GapEntry(gap.channel, round(gap.start, 6), round(gap.length, 6), gap.cause) for gap in report.gaps]
+
+
+def _cost(recovery: RecoveryEntry, gaps: Sequence[Gap], start_ns: int) -> int:
+    """Milliseconds of audio that the failure before a recovery cost: the longest gap of any channel about then."""
+    at = datetime.fromisoformat(recovery.time).timestamp() - start_ns / 1e9
+    near = [
+        gap.length for gap in gaps if gap.cause == "interrupted" and gap.start - 1 < at < gap.start + gap.length + 1
+    ]
+    return round(max(near, default=0.0) * 1000)
 
 
 def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
     streams = [stream for each in parts for stream in each.part.streams]
     active = (stream.channel for stream in streams if any(phase.mode == "active" for phase in stream.phases))
-    cut = [each.part.node for each in parts if each.part.ended_ns is None]
+    last = parts[-1].part  # an earlier part that was cut is a gap, once a later one carried the session on
+    cut = last.node if last.ended_ns is None else None
     return Evidence(
         expected=frozenset(active),
         silent=frozenset(each.index for each in report.channels if each.silent),
-        truncated=f"the recorder on {cut[-1]} died during the call; what had reached the disk was saved"
-        if cut
-        else None,
+        truncated=f"the recorder on {cut} died during the call; what had reached the disk was saved" if cut else None,
         undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
     )
 

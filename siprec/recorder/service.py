@@ -265,10 +265,12 @@ class Recorder:
         for session_id in await self._use.store.owned(self._use.policy.node):
             try:
                 record = await self._use.store.load(session_id)
-                source = next(each for each in self._limits.sources if each.name == record.call.identity)
-                call = Call(self._use, record, source, record.call.source)
                 if not record.call.live:
                     continue
+                policy, fence = self._use.policy, record.call.fence
+                record = await self._use.store.adopt(session_id, policy.node, self._use.boot, fence)
+                source = next(each for each in self._limits.sources if each.name == record.call.identity)
+                call = Call(self._use, record, source, record.call.source)
                 await call.restore()
             except (SiprecError, OSError, StopIteration) as error:
                 self.log.error("session cannot be restored", session=session_id, error=repr(error))

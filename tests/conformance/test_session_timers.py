@@ -1,0 +1,41 @@
+"""Session timers of RFC 4028 in a recording session: who refreshes, and what a refused refresh does."""
+
+import asyncio
+
+from tests.support.replay import PATIENCE, TICK_SECONDS, Server, Src
+
+KNOWS_NO_TIMERS = {"Supported: timer\n": "Supported: replaces\nAllow: INVITE, ACK, BYE, UPDATE\n", ";refresher=uac": ""}
+
+
+async def refreshed_by_us(server: Server) -> Src:
+    """A call in which the refreshes are ours: the SRC knows no timers, a proxy asked for them (section 9, table 2)."""
+    src = server.src("telnyx")
+    response = await src.send("invite", replace=KNOWS_NO_TIMERS)
+    assert response.status == 200
+    assert response.headers.get("Session-Expires") == "1800;refresher=uas"
+    await src.ack()
+    return src
+
+
+async def test_we_refresh_for_a_peer_that_knows_no_timers(server: Server) -> None:
+    src = await refreshed_by_us(server)
+    server.advance(901)
+    refresh = await src.request("UPDATE")
+    assert refresh.body == b""
+    assert refresh.headers.get("Session-Expires") == "1800;refresher=uac"
+    assert "+sip.srs" in (refresh.headers.get("Contact") or "")
+    assert (await src.bye()).manifest.state == "ended"
+
+
+async def test_after_a_refresh_that_is_481_the_call_is_ended_in_time(server: Server) -> None:
+    """Not at once: an SRC that has failed over may still come back for its recording (SESSION_TIMEOUT)."""
+    src = await refreshed_by_us(server)
+    src.on_request = lambda request: (481 if request.method == "UPDATE" else 200, [], b"")
+    server.advance(901)
+    await src.request("UPDATE")
+    await server.live("telnyx-call@127.0.0.20", lambda found: found.manifest.state == "interrupted")
+    async with asyncio.timeout(PATIENCE):
+        while server.of("telnyx-call@127.0.0.20").manifest.state == "interrupted":
+            server.advance(11)  # SESSION_TIMEOUT is looked at every SESSION_CHECK_INTERVAL
+            await asyncio.sleep(TICK_SECONDS)
+    assert (await server.ended("telnyx-call@127.0.0.20")).manifest.state == "ended"

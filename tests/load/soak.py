@@ -39,6 +39,9 @@ CROWD, CROWD_SECONDS, CROWDS = 200, 3.0, 5
 GROWTH_MIB = {"keeper": 1.0, "worker": 16.0, "renderer": 16.0}
 """Resident memory that a process may have gained: the allocator's slack. A leak of one message a call is more."""
 
+POOLED_THREADS = 10
+"""Pools of threads are filled one by one, as they are needed: 4 for files, 6 of asyncio on two cores."""
+
 PROGRESS = 100
 
 MAX_PROBLEMS, MAX_PROBLEM = 20, 300
@@ -79,8 +82,9 @@ def calls(root: Path, scale: float) -> Outcome:
         _rendered(server, WARM_UP_CALLS)
         before, files = settled(server), state_files(server)
         began = time.monotonic()
-        asyncio.run(_one_by_one(server, count, outcome))
-        outcome.figures |= {"calls": count, "calls_per_s": round(count / (time.monotonic() - began), 1)}
+        grown = asyncio.run(_one_by_one(server, count, outcome))
+        rate = round(count / (time.monotonic() - began), 1)
+        outcome.figures |= {"calls": count, "calls_per_s": rate, f"worker_mib_each_{PROGRESS}": grown}
         _rendered(server, count)
         _compare(outcome, before, settled(server))
         outcome.expect(state_files(server) <= files, f"{state_files(server)} files of state, before {files}")
@@ -98,7 +102,7 @@ def crowd(root: Path, scale: float) -> Outcome:
         before = settled(server)
         for number in range(2, CROWDS + 1):
             _at_once(server, count, outcome)
-            _say(f"{number} of {CROWDS} crowds")
+            _say(f"{number} of {CROWDS} crowds, the worker has {Held.by(server.worker).resident_mib} MiB")
         _compare(outcome, before, settled(server))
         _finish(outcome, server, count * CROWDS)
     return outcome
@@ -118,14 +122,18 @@ SCENARIOS = {
 # ---------------------------------------------------------------------- calls
 
 
-async def _one_by_one(server: Server, count: int, outcome: Outcome) -> None:
+async def _one_by_one(server: Server, count: int, outcome: Outcome) -> list[float]:
+    """Makes `count` calls; the worker's resident memory after each hundred: a leak is a slope that does not flatten."""
+    grown: list[float] = []
     async with RecordingClient.towards(server.uri) as client:
         for number in range(count):
             options = CallOptions(target=server.uri, duration=CALL_SECONDS, seed=number)
             result = await client.call(options, voices=number % VOICE_SETS)
             outcome.expect(result.ok, f"call {number}: {result.status} {result.problem}")
             if (number + 1) % PROGRESS == 0:
-                _say(f"{number + 1} of {count} calls")
+                grown.append(Held.by(server.worker).resident_mib)
+                _say(f"{number + 1} of {count} calls, the worker has {grown[-1]} MiB")
+    return grown
 
 
 def _at_once(server: Server, count: int, outcome: Outcome) -> None:
@@ -150,7 +158,8 @@ def _compare(outcome: Outcome, before: dict[str, Held], after: dict[str, Held]) 
     for name in before.keys() & after.keys():
         had, has = before[name], after[name]
         outcome.expect(has.descriptors <= had.descriptors, f"{name}: {has.descriptors} descriptors, {had.descriptors}")
-        outcome.expect(has.threads <= had.threads, f"{name}: {has.threads} threads, before {had.threads}")
+        allowed = had.threads + POOLED_THREADS
+        outcome.expect(has.threads <= allowed, f"{name}: {has.threads} threads, before {had.threads}")
         grown = has.resident_mib - had.resident_mib
         outcome.expect(grown <= GROWTH_MIB[name], f"{name}: {grown:.1f} MiB more, {GROWTH_MIB[name]:g} are allowed")
 

@@ -14,6 +14,7 @@ async def refreshed_by_us(server: Server) -> Src:
     assert response.status == 200
     assert response.headers.get("Session-Expires") == "1800;refresher=uas"
     await src.ack()
+    await src.speak("1")
     return src
 
 

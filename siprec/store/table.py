@@ -23,8 +23,9 @@ class Part(Flag):
     CORE = 1  # head and core
     SDP = 2
     XML = 4
-    STATE = 8  # the state changed: worth an event
-    ALL = 7
+    KEYS = 8  # what it is found under
+    STATE = 16  # the state changed: worth an event
+    ALL = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,9 @@ class Table:
         unreadable = 0
         for row in rows:
             try:
-                codec.keys(row)
+                self._keep(row)
             except Unreadable:
                 unreadable += 1
-            else:
-                self._keep(row)
         return unreadable
 
     def take(self, row: Row) -> Change:
@@ -161,25 +160,34 @@ class Table:
     def _keep(self, row: Row) -> Change:
         session_id = row.session_id
         known = self._entries.get(session_id)
-        keys = codec.keys(row)
-        hashes = tuple(sorted(map(hash, keys)))
-        gone: frozenset[IndexKey] = frozenset()
-        if known is None or known.hashes != hashes:
-            if known is not None:
-                gone = codec.keys(known.row) - keys
-                self._forget(session_id, known.hashes)
-            for each in hashes:
-                self._index[each] = _with(self._index.get(each), session_id)
         old = known.row if known is not None else None
         row = _sharing(row, old)
-        if known is None:
-            self._entries[session_id] = _Entry(row, hashes)
+        gone: frozenset[IndexKey] = frozenset()
+        filed = False
+        if known is not None and _same_keys(row, known.row):
+            known.row = row
         else:
-            known.row, known.hashes = row, hashes
+            gone, filed = self._file(row, known)
         if row.ended and not (old is not None and old.ended):
             self._tombstones.append((self._now() + TOMBSTONE_SECONDS, session_id))
             self._expire()
-        return Change(row, _changed(row, old), gone)
+        return Change(row, _changed(row, old) | (Part.KEYS if filed else Part.NOTHING), gone)
+
+    def _file(self, row: Row, known: _Entry | None) -> tuple[frozenset[IndexKey], bool]:
+        """Bring the index up to date for a row that replaces `known`: the keys that are gone, whether any changed."""
+        keys = codec.keys(row)
+        hashes = tuple(sorted(map(hash, keys)))
+        if known is not None and known.hashes == hashes:
+            known.row = row
+            return frozenset(), False
+        gone: frozenset[IndexKey] = frozenset()
+        if known is not None:
+            gone = codec.keys(known.row) - keys
+            self._forget(row.session_id, known.hashes)
+        for each in hashes:
+            self._index[each] = _with(self._index.get(each), row.session_id)
+        self._entries[row.session_id] = _Entry(row, hashes)
+        return gone, True
 
     def _forget(self, session_id: str, hashes: Iterable[int]) -> None:
         for each in hashes:
@@ -202,6 +210,11 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         return (each.row for each in list(self._entries.values()))
+
+
+def _same_keys(row: Row, old: Row) -> bool:
+    """Whether a glance tells that both are found under the same keys."""
+    return row.core == old.core and row.node == old.node and row.ended == old.ended
 
 
 def _with(found: str | tuple[str, ...] | None, session_id: str) -> str | tuple[str, ...]:

@@ -110,10 +110,11 @@ class CaptureFile:
     def write(self, data: Data) -> None:
         """Append `data` as a whole. Raises OSError, and then the file ends where it ended before."""
         self.cut()
-        view, done = memoryview(data), 0
+        done = 0
         try:
-            while done < len(view):
-                done += os.pwrite(self.descriptor, view[done:], self.offset + done)
+            done = os.pwrite(self.descriptor, data, self.offset)
+            while done < len(data):  # a signal, or a disk that fills up right now
+                done += os.pwrite(self.descriptor, memoryview(data)[done:], self.offset + done)
         except OSError:
             self._ragged = True
             with contextlib.suppress(OSError):

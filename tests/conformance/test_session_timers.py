@@ -31,7 +31,7 @@ async def test_we_refresh_for_a_peer_that_knows_no_timers(server: Server) -> Non
 async def test_after_a_refresh_that_is_481_the_call_is_ended_in_time(server: Server) -> None:
     """Not at once: an SRC that has failed over may still come back for its recording (SESSION_TIMEOUT)."""
     src = await refreshed_by_us(server)
-    src.on_request = lambda request: (481 if request.method == "UPDATE" else 200, [], b"")
+    src.on_request = lambda request: (200 if request.method == "BYE" else 481, [], b"")
     server.advance(901)
     await src.request("UPDATE")
     await server.live("telnyx-call@127.0.0.20", lambda found: found.manifest.state == "interrupted")

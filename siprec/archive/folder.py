@@ -137,12 +137,19 @@ class RecordingFolder:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, session_id: str) -> RecordingFolder:
-        """Make the folder of a new session below `root`. Raises OSError, or ArchiveError for a foreign id."""
+    def create(cls, root: Path, session_id: str, manifest: Manifest | None = None) -> RecordingFolder:
+        """Make the folder of a new session below `root`; it appears with its recording.json in it.
+
+        Raises OSError, or ArchiveError for a foreign id.
+        """
         path = root / day_of(session_id) / session_id
         path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        path.mkdir(mode=FOLDER_MODE)
-        (path / "parts").mkdir(mode=FOLDER_MODE)
+        unborn = path.with_name(f".{session_id}")
+        unborn.mkdir(mode=FOLDER_MODE)
+        (unborn / "parts").mkdir(mode=FOLDER_MODE)
+        if manifest is not None:
+            cls(unborn).write(manifest)
+        unborn.rename(path)
         return cls(path)
 
     @property

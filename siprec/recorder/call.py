@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, day_of, new_session_id
+from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, StoreError
 from siprec.recorder import describe
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
@@ -276,12 +277,12 @@ class Call:
     async def _invite(self, event: RequestReceived) -> None:
         if event.dialog is not None:
             await self._change(event)
-        elif await self._accept(event, self.leg, None):
+        elif await self._accept(event, self.leg, self._manifest()):
             await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
             people = describe.names(self.record)
             self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
 
-    async def _accept(self, event: RequestReceived, leg: Leg, folder: RecordingFolder | None) -> bool:
+    async def _accept(self, event: RequestReceived, leg: Leg, folder: RecordingFolder | Manifest) -> bool:
         """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
@@ -577,7 +578,7 @@ class Call:
     def _folder(self) -> RecordingFolder:
         return RecordingFolder(self._use.policy.root / day_of(self.data.session_id) / self.data.session_id)
 
-    def _manifest(self) -> Any:
+    def _manifest(self) -> Manifest:
         return describe.manifest(self.record, refused=self.leg.refused, sent=self.leg.sent)
 
     async def _learn(self, leg: Leg, event: RequestReceived, body: bodies.Bodies) -> None:

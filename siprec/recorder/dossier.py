@@ -30,9 +30,9 @@ class Dossier:
         self._bodies = 0
 
     @classmethod
-    def create(cls, root: Path, session_id: str, *, fence: int, node: str) -> Dossier:
+    def create(cls, root: Path, manifest: Manifest, *, fence: int, node: str) -> Dossier:
         """Make the folders of a new session. Raises OSError, ArchiveError."""
-        folder = RecordingFolder.create(root, session_id)
+        folder = RecordingFolder.create(root, manifest.id, manifest)
         return cls(folder, folder.create_part(fence, node))
 
     @classmethod

@@ -67,11 +67,11 @@ class Leg:
 
     # ------------------------------------------------------------------ folder and capture
 
-    async def open(self, folder: RecordingFolder | None, *, started_ns: int) -> None:
+    async def open(self, folder: RecordingFolder | Manifest, *, started_ns: int) -> None:
         """Make this leg's part, in `folder` or in a new one for a new session. Raises OSError, ArchiveError."""
         policy, data = self._use.policy, self._data
-        if folder is None:
-            make = partial(Dossier.create, policy.root, data.session_id, fence=self.fence, node=policy.node)
+        if isinstance(folder, Manifest):
+            make = partial(Dossier.create, policy.root, folder, fence=self.fence, node=policy.node)
         else:
             make = partial(Dossier.carry_on, folder, fence=self.fence, node=policy.node)
         self._dossier = await self.on_disk(make)

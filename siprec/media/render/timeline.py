@@ -12,7 +12,7 @@ clock drift, and to see counters that run wild.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,10 @@ DRIFT_BINS = 5
 
 SENDER_CLOCK_NS = 200_000_000
 """Sender reports move a stream by no more than that; streams that differ by more have clocks of their own."""
+
+LATE_START_NS = 200_000_000
+"""A first packet that came this much later than the rest of its line is not laid before the recording's start, where it
+would be cut off, when it came after it: some senders begin with a burst."""
 
 MAX_PIECES = 10_000
 """Pieces of one recording; a peer whose timestamps jump more often than that is placed by its last one."""
@@ -114,6 +118,8 @@ class LineTimeline:
         self._last: tuple[float, float] | None = None  # arrival and media time of the last packet, in ns
         self._bin: tuple[int, float] | None = None
         self.difference_ns, self.differences = 0.0, 0  # sum and number for the mean jitter
+        self.began_ns = 0.0
+        """Arrival of the first packet, after the recording's start; below 0 for early media."""
 
     @property
     def clock(self) -> int:
@@ -123,6 +129,8 @@ class LineTimeline:
     def add(self, sequence: NDArray[np.int64], media: NDArray[np.int64], *, arrival: NDArray[np.float64],
             clock: int) -> None:  # fmt: skip
         """Packets that carry time (no events), all of one clock; `arrival` in ns after the recording's start."""
+        if not self.pieces:
+            self.began_ns = float(arrival[0])
         if not self.pieces or self.pieces[-1].clock != clock:
             self._begin(Piece(int(sequence[0]), int(media[0]), clock))
         time = (media - self.pieces[-1].origin).astype(np.float64) * (1e9 / clock)
@@ -223,7 +231,12 @@ def anchors(timelines: list[LineTimeline]) -> dict[tuple[int, int], list[Anchor]
     """The anchors of all lines, by (channel, SSRC), each list in order of `first`."""
     joined = {(each.line.channel, each.line.ssrc): _join(each.pieces) for each in timelines}
     moves = _moves([piece for pieces in joined.values() for piece in pieces])
-    return {place: [_anchor(piece, moves.get(id(piece), 0.0)) for piece in pieces] for place, pieces in joined.items()}
+    found = {place: [_anchor(piece, moves.get(id(piece), 0.0)) for piece in pieces] for place, pieces in joined.items()}
+    for each in timelines:
+        line = found[(each.line.channel, each.line.ssrc)]
+        if line and each.began_ns >= 0 and -LATE_START_NS <= line[0].base_ns < 0:
+            line[0] = replace(line[0], base_ns=0.0)
+    return found
 
 
 def drift_ppm(timeline: list[Anchor]) -> float:

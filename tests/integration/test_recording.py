@@ -39,7 +39,7 @@ async def test_two_voices_end_up_on_two_channels(tmp_path: Path, transport: str)
     assert [each.packets for each in manifest.channels] == [each.counts.sent for each in result.streams]
     audio, rate = soundfile.read(folder.path / "audio.wav", dtype="float64")
     assert (rate, audio.shape[1]) == (8000, 2)
-    assert abs(len(audio) / rate - result.seconds) < 0.1
+    assert abs(len(audio) / rate - result.seconds) < 0.5  # the BYE may wait for a busy machine
     for channel, track in enumerate(tracks(4.0, codec="PCMU", speakers=2, seed=1)):
         assert correlation(audio[:, channel], track.frames.ravel().astype(np.float64)) > 0.99
     assert {each.name for each in manifest.files} == {"audio.wav", "events.jsonl", "metadata/0001.xml"}

@@ -227,6 +227,11 @@ class RtpStream:
 
     # -- for tests: what was sent
 
+    @property
+    def numbered(self) -> int:
+        """Packets made so far, which is the number that the next one carries (`counter`)."""
+        return self._numbered
+
     def sent_audio(self, *, lost: bool = False) -> Samples:
         """The source audio at `codec.audio_rate` since the first frame, zero where nothing went out.
 

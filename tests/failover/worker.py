@@ -1,0 +1,87 @@
+"""The worker dies by kill -9 under its keeper, or is replaced by SIGHUP, while calls are recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.failover.calls import Calls, calling, expect_one_each, heard, rendered
+from tests.failover.figures import Marks, Row, count, mark
+from tests.support.server import Server, serving
+
+TICK_PACKETS = 10
+"""What a drain reads of a stream in one tick of 0.2 s: the most that a kill may catch between reading and writing."""
+
+BETWEEN_SECONDS = (0.7, 1.1)
+"""From one start to the next kill; drawn, so that kills hit every phase of the drain's tick."""
+
+
+async def killed(root: Path, quick: bool) -> list[Row]:
+    """kill -9 of the worker, again and again."""
+    kills, sessions = (2, 4) if quick else (20, 25)
+    row = Row(
+        f"worker killed with -9, {kills} times", f"median 0 packets, at most {TICK_PACKETS}; same id; BYE 200", sessions
+    )
+
+    def kill(server: Server) -> None:
+        server.kill_worker()
+
+    await _repeated(row, root, kills, kill)
+    row.expect(row.line()["packets_lost_median"] == 0, "the median is above 0")
+    row.expect(max(row.packets_lost) <= TICK_PACKETS, "more than a tick was lost")
+    return [row]
+
+
+async def upgraded(root: Path, quick: bool) -> list[Row]:
+    """SIGHUP: the keeper replaces the worker."""
+    times, sessions = (1, 4) if quick else (5, 25)
+    row = Row(f"upgrade by SIGHUP, {times} times", "0 packets; same id; BYE 200", sessions)
+    await _repeated(row, root, times, lambda server: server.process.send_signal(signal.SIGHUP))
+    row.expect(max(row.packets_lost) == 0, "packets were lost")
+    return [row]
+
+
+async def _repeated(row: Row, root: Path, times: int, replace: Callable[[Server], None]) -> None:
+    """Have the worker replaced so often, and count."""
+    marks: list[Marks] = []
+    down: list[float] = []
+    between = random.Random(row.failure)
+    with serving(root, CAPTURE_KEEP="always") as server:
+        await heard(server, "ready to record")
+        async with calling(server.uri, row.sessions) as calls:
+            before = [folder.session_id for folder in server.recordings()]
+            for _ in range(times):
+                marks.append(mark(calls.streams))
+                down.append(await _replaced(row, server, replace))
+                await asyncio.sleep(between.uniform(*BETWEEN_SECONDS))
+            await calls.bye(row)
+            await rendered(server, row.sessions)
+            row.expect(server.stop() == 0, "the server did not stop in order")
+        expect_one_each(row, server, before, how="restart")
+        _count(row, server, calls, marks)
+    row.details["down_ms"] = {"median": sorted(down)[len(down) // 2], "worst": max(down)}
+
+
+async def _replaced(row: Row, server: Server, replace: Callable[[Server], None]) -> float:
+    """Replace the worker; milliseconds until the next one is ready. Proves that it was the worker that went."""
+    old, began = server.worker, time.monotonic()
+    replace(server)
+    while (await heard(server, "ready to record"))["pid"] == old:
+        pass
+    died = [each for each in server.log if each["event"] in {"worker died", "handing over"}]
+    row.details["workers_replaced"] = len(died)
+    row.expect(not _alive(old), f"worker {old} lives on")
+    return round((time.monotonic() - began) * 1000)
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _count(row: Row, server: Server, calls: Calls, marks: list[Marks]) -> None:
+    count(row, server.recordings(), calls.streams, marks)
+    row.expect(row.details["workers_replaced"] == len(marks), "not every blow has hit a worker")

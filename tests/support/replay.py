@@ -181,7 +181,9 @@ class Server:
             self.pump.detach(wire)
 
     def advance(self, seconds: float) -> None:
-        """Let that much time pass for every timer; the wall clock and the audio stay where they are."""
+        """Let that much time pass for every timer, those of `asyncio.timeout` too; the wall clock and the audio stay
+        where they are.
+        """
         self._now.offset += seconds
         self.pump.flush()
 

@@ -281,7 +281,7 @@ def say(event: str, **details: Any) -> None:
     if (os.environ.get("LOG_FORMAT") or ("console" if sys.stdout.isatty() else "json")) == "console":
         line = f"keeper: {event} " + " ".join(f"{key}={value}" for key, value in details.items())
     with contextlib.suppress(OSError):  # nobody reads our output any more: no reason to stop
-        print(line, flush=True)
+        print(f"{line}\n", end="", flush=True)  # one write: others share our output and must not come between
 
 
 def become(command: Sequence[str]) -> NoReturn:

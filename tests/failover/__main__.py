@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from tests.failover import restart, worker
+from tests.failover import network, restart, worker
 from tests.failover.figures import Row, table
 from tests.load.machine import disturbed, raise_descriptor_limit
 
@@ -27,6 +27,7 @@ FAILURES: dict[str, Driver] = {
     "worker": worker.killed,
     "upgrade": worker.upgraded,
     "restart": restart.restarted,
+    "network": network.cut_off,
 }
 
 

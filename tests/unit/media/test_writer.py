@@ -52,7 +52,10 @@ def harness() -> Iterator[Harness]:
 
 
 class FileSize:
-    """A limit on every file of this process: writing past it is short, then fails, as on a full disk."""
+    """A limit on every file of this process: writing past it is short, then fails, as on a full disk.
+
+    A test lifts it before it ends: pytest's own output may be a file too.
+    """
 
     def __init__(self) -> None:
         self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -138,6 +141,7 @@ def test_what_never_fits_becomes_an_outage_with_its_packets(
     assert file.outages.all() == (Outage(5_000_000_000, 5_000_000_000, "disk", packets=3),)
     assert file.paths[0].read_bytes() == pcap.write_header()
     assert harness.writer.waiting_bytes == 0
+    limit.lift()
 
 
 def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Path) -> None:
@@ -149,6 +153,7 @@ def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Pat
     harness.writer.stop()
     assert done.is_set()
     assert [each.packets for each in file.outages.all()] == [1]
+    limit.lift()
 
 
 def test_a_new_segment_begins_when_its_time_has_come(harness: Harness, tmp_path: Path) -> None:

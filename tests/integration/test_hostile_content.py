@@ -236,3 +236,16 @@ def test_right_tags_from_another_source_do_nothing(tmp_path: Path) -> None:
         src.sock.send(bye)
         assert src.final().startswith("SIP/2.0 200")
         server.wait_for("recording ready")
+
+
+@pytest.mark.xfail(strict=True, reason="notes of a refused call are written to its folder after that is removed")
+@pytest.mark.parametrize("body", [SDP, ""], ids=["offer", "no offer"])
+def test_a_from_that_is_no_uri_is_refused_and_breaks_nothing(tmp_path: Path, body: str) -> None:
+    """Refused after the recording's folder was made: `serving` finds no `call failed` in the log."""
+    with serving(tmp_path) as server, ExitStack() as stack:
+        src = Src(server, stack)
+        content = PLAIN if body else "Require: siprec\r\n"
+        asked = src.messages.request("INVITE", call_id="c", branch="c", content=content, body=body)
+        src.sock.send(asked.replace("<sip:src@example.com>", "<nonsense>").encode())
+        assert src.final().startswith("SIP/2.0 400")
+        assert server.stop() == 0

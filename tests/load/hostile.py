@@ -72,22 +72,28 @@ async def live_calls(server: Server, count: int = CALLS) -> AsyncIterator[list[L
 
 
 async def mutations(root: Path, size: int) -> Found:
-    """Damaged messages, half over UDP and half over TCP: memory grows by at most 32 MiB, a new call takes 100 ms."""
+    """Damaged messages, half over UDP and half over TCP: a new call takes at most 100 ms, and memory stays where it is.
+
+    Transactions are kept for 32 s (RFC 3261 section 17.2), so memory grows with the rate of messages until as many end
+    as begin. The first part of the messages comes to that, and may cost what MAX_SERVER_TRANSACTIONS allows; all that
+    follow may add 32 MiB.
+    """
     with serving(root, CAPTURE_KEEP="always") as server:
-        await tool(*module("mutations", server.port, 2_000, 1, "udp"))
-        before = resident_kib(server.worker)
         async with live_calls(server) as calls:
+            resident = [resident_kib(server.worker)]
             names = [call.dialog.call_id for call in calls if call.dialog]
-            parts = [(size // 2, 2, "udp"), (size - size // 2, 3, "tcp")]
-            told = [await tool(*module("mutations", server.port, *part, *names)) for part in parts]
-            after = resident_kib(server.worker)
+            told = []
+            for seed, (share, transport) in enumerate(((0.25, "udp"), (0.25, "udp"), (0.5, "tcp")), 1):
+                count = round(size * share)
+                told.append(await tool(*module("mutations", server.port, count, seed, transport, *names)))
+                resident.append(resident_kib(server.worker))
             fresh = await calls[0].client.start(CallOptions(target=server.uri))
             setup_ms = fresh.result.setup_ms or 0.0
             assert fresh.result.status == 200
             assert setup_ms < SETUP_MS
             await fresh.bye()
-    assert after <= before + GROWTH_KIB, (before, after)
-    return {"messages": told, "resident_kib": (before, after), "setup_ms": round(setup_ms, 1)}
+    assert max(resident[2:]) <= resident[1] + GROWTH_KIB, resident
+    return {"messages": told, "resident_kib": resident, "setup_ms": round(setup_ms, 1)}
 
 
 async def spray(root: Path, size: int) -> Found:

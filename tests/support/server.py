@@ -81,10 +81,11 @@ class Server:
         os.kill(self.worker, signal.SIGKILL)
 
     def kill_all(self) -> None:
-        """Kill keeper and worker, and wait for the keeper's end."""
-        self.process.kill()
-        with suppress(ProcessLookupError):
-            self.kill_worker()
+        """Kill keeper and worker, also one that is just starting, and wait for the keeper's end."""
+        self.process.send_signal(signal.SIGSTOP)  # it starts no other meanwhile
+        for each in (self.process.pid, *_children(self.process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         self.process.wait()
 
     def close(self) -> None:
@@ -106,6 +107,16 @@ class Server:
             self.log.append(line)
             self._arrived.put(line)
         self._arrived.put(None)
+
+
+def _children(pid: int) -> list[int]:
+    """Not every kernel has /proc/PID/task/PID/children."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 @contextmanager

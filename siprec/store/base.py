@@ -90,6 +90,12 @@ class SessionStore(Protocol):
     async def flush(self) -> None:
         """Wait until everything taken so far is durable on this machine."""
 
+    async def publish(self) -> None:
+        """Wait until other nodes can see everything taken so far; at once where there are none.
+
+        Raises StoreUnavailable when they cannot for now.
+        """
+
     def health(self) -> Health:
         """How the store does, from memory."""
 

@@ -49,6 +49,9 @@ class InMemorySessionStore:
     async def flush(self) -> None:
         """Nothing is more durable than memory here."""
 
+    async def publish(self) -> None:
+        """There are no other nodes."""
+
     def health(self) -> Health:
         return Health()
 

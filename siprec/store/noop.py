@@ -33,6 +33,9 @@ class NoOpSessionStore:
     async def flush(self) -> None:
         """Nothing waits."""
 
+    async def publish(self) -> None:
+        """There are no other nodes."""
+
     def health(self) -> Health:
         return Health(detail="redundancy is off")
 

@@ -69,14 +69,15 @@ CLOSE_SECONDS = 1.0
 T = TypeVar("T")
 
 
-def connect(url: str, *, timeout: float = CALL_SECONDS) -> Redis:
+def connect(url: str, *, reading: float | None = CALL_SECONDS) -> Redis:
     """A client for REDIS_URL: redis://, rediss://, unix://, or redis+sentinel://host:port,host:port/service/db.
 
-    It never retries by itself, so that every outage is seen. Raises ValueError when the URL makes no sense.
+    `reading`: how many seconds an answer may take; None for who listens. It never retries by itself, so that every
+    outage is seen. Raises ValueError when the URL makes no sense.
     """
     options: dict[str, Any] = {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
+        "socket_timeout": reading,
+        "socket_connect_timeout": CALL_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "siprec",
     }
@@ -256,6 +257,14 @@ class RedisSessionStore(SqliteSessionStore):
         self._refresh_at.pop(session_id, None)
         self._given_up.discard(session_id)
 
+    async def publish(self) -> None:
+        if self._shared.error:
+            raise StoreUnavailable(self._shared.error)
+        try:
+            await asyncio.wait_for(self._idle.wait(), CALL_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailable("Redis has not taken everything yet") from None
+
     def health(self) -> Health:
         local = super().health()
         waiting = len(self._dirty)
@@ -268,7 +277,7 @@ class RedisSessionStore(SqliteSessionStore):
         )
 
     async def close(self) -> None:
-        if len(self._dirty) and not self._shared.error:
+        if not self._shared.error:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), CLOSE_SECONDS)
         if self._task is not None:

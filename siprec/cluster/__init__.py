@@ -1,0 +1,1 @@
+"""Several nodes as one recorder: who lives, who owns which session, and how one passes from node to node."""

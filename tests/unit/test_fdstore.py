@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +172,21 @@ def test_systemd_tells_that_it_keeps_descriptors() -> None:
     assert not provided({"NOTIFY_SOCKET": "/run/systemd/notify"})
     assert not provided({"NOTIFY_SOCKET": "/run/systemd/notify", "FDSTORE": "0"})
     assert not provided({"FDSTORE": "18000"})
+
+
+def test_systemd_is_told_to_keep_as_many_as_names_fit() -> None:
+    unit = (Path(__file__).parents[2] / "config" / "siprec.service").read_text()
+    told = [int(line.rpartition("=")[2]) for line in unit.splitlines() if "FDSTORE=" in line or "StoreMax=" in line]
+    assert told == [21_000, 21_000]
+    assert 21_000 * len("10000:") <= NAMES_BYTES
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = (Path(__file__).parents[2] / "config" / "siprec.service").read_text()
+    here = unit.replace("/opt/siprec/bin/siprec", sys.executable).replace("User=siprec\nGroup=siprec\n", "")
+    (tmp_path / "siprec.service").write_text(here)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "siprec.service"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -71,7 +71,10 @@ _SDP = frozenset({"local_sdp"})
 """Fields of `CallData` that are session descriptions, kept apart from the rest."""
 
 _UPGRADES: dict[int, Callable[[Raw], Raw]] = {}
-"""Schema -> what makes the bodies {core, sdp, xml} of that schema into those of the next."""
+"""Schema -> what makes the bodies {core, sdp, xml} of that schema into those of the next.
+
+`sdp` and `xml` may be empty: who looks for keys does not read them.
+"""
 
 
 def encode(record: SessionRecord, boot: str) -> Row:

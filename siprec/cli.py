@@ -49,6 +49,14 @@ class Transport(StrEnum):
     TCP = "tcp"
 
 
+class Style(StrEnum):
+    """How a call goes to another server (siprec.client.failover)."""
+
+    REPLACES = "replaces"
+    FRESH = "fresh"
+    REINVITE = "reinvite"
+
+
 RecordingId = Annotated[str, typer.Argument(help="the id, or as much of its beginning or end as is unique")]
 
 
@@ -105,10 +113,14 @@ def call(
     jitter: Annotated[float, typer.Option(min=0, help="jitter in milliseconds")] = 0.0,
     seed: Annotated[int, typer.Option(help="fixes voices, SSRCs and impairments")] = 1,
     local: Annotated[str | None, typer.Option(help="our address; by default the one of the route")] = None,
+    failover: Annotated[str | None, typer.Option(help="SIP URI to go to when the target is lost")] = None,
+    failover_style: Annotated[
+        Style, typer.Option(help="INVITE with Replaces, fresh INVITE, re-INVITE")
+    ] = Style.REPLACES,
 ) -> None:
     """Be a SIPREC client (SRC): place one call or many to any recording server and tell what it answered."""
     from siprec.client.load import run as run_calls
-    from siprec.client.options import CallOptions
+    from siprec.client.options import CallOptions, Failover
 
     options = CallOptions(
         target=target,
@@ -124,6 +136,7 @@ def call(
         reorder=reorder,
         jitter_ms=jitter,
         seed=seed,
+        failover=Failover(failover, failover_style.value) if failover else None,
     )
     raise typer.Exit(run_calls(options, lambda line: console.print(line, markup=False)))
 

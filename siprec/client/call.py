@@ -90,7 +90,13 @@ class LiveCall:
     """
 
     def __init__(
-        self, client: RecordingClient, options: CallOptions, scene: Scene, *, headers: Sequence[Header] = ()
+        self,
+        client: RecordingClient,
+        options: CallOptions,
+        scene: Scene,
+        *,
+        headers: Sequence[Header] = (),
+        heir_of: LiveCall | None = None,
     ) -> None:
         self.client, self.options, self.scene = client, options, scene
         self.streams: list[RtpStream] = []
@@ -106,6 +112,7 @@ class LiveCall:
         self._peer_allows: frozenset[str] = frozenset()
         self._answering: asyncio.Task[None] | None = None
         self._extra = tuple(headers)
+        self._heir_of = heir_of
         self._random = Random(repr((options.seed, "call")))  # noqa: S311 - a back-off, no secret
         self._answered_at = 0.0
         self._silent = False
@@ -165,14 +172,18 @@ class LiveCall:
 
     # -- for the user: requests within the call
 
-    async def reinvite(self, *, metadata: bool = True, headers: Sequence[Header] = ()) -> Reply:
+    async def reinvite(
+        self, *, metadata: bool = True, headers: Sequence[Header] = (), seconds: float | None = None
+    ) -> Reply:
         """Offer the scene as it is now, with full metadata unless told otherwise; the answer moves the media.
 
-        A 491 (both sides re-INVITE at once) is tried again after the wait of RFC 3261 section 14.1.
+        A 491 (both sides re-INVITE at once) is tried again after the wait of RFC 3261 section 14.1. `seconds`: wait no
+        longer than this for an answer (408 then).
         """
         for _ in range(GLARE_ATTEMPTS):
             content, body = self.scene.invitation(metadata=metadata)
-            reply = await self._request("INVITE", headers=(*REQUIRE, *headers, *content), body=body)
+            extra = (*REQUIRE, *headers, *content)
+            reply = await self._request("INVITE", headers=extra, body=body, seconds=seconds)
             if reply.status != 491:
                 break
             await asyncio.sleep(self._random.uniform(*GLARE_WAIT))
@@ -217,9 +228,10 @@ class LiveCall:
         body = snapshot if body is None else body
         return await self._request("UPDATE", headers=(*REQUIRE, *headers, *content), body=body)
 
-    async def options_ping(self) -> Reply:
-        """OPTIONS in the dialog, as SBCs probe their recorder: 200 while it knows the call, 481 when it does not."""
-        return await self._request("OPTIONS")
+    async def options_ping(self, *, seconds: float | None = None) -> Reply:
+        """OPTIONS in the dialog, as SBCs probe their recorder: 200 while it knows the call, 481 when it does not, 408
+        when nothing came within `seconds`."""
+        return await self._request("OPTIONS", seconds=seconds)
 
     async def info(self, body: bytes, content_type: str) -> Reply:
         """INFO in the dialog with any body."""
@@ -307,6 +319,8 @@ class LiveCall:
             self._transaction = None
         if not self.result.answered:
             self.result.ended_by = "failure"
+            if self._heir_of is not None:
+                self._heir_of.streams, self.streams = self.streams, []
             self._end()
 
     async def _final(self, reply: asyncio.Future[Reply]) -> None:

@@ -10,11 +10,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 
 from siprec import clock
-from siprec.client.options import CallOptions, CallResult
+from siprec.client import failover
+from siprec.client.options import CallOptions, CallResult, FailoverStyle
 from siprec.client.src import RecordingClient
 from siprec.client.tracks import CODECS, tracks
 from siprec.errors import ListenError, SipError
@@ -37,11 +39,13 @@ class LoadSummary:
     failed: Counter[str] = field(default_factory=Counter)
     packets: int = 0
     suppressed: int = 0
+    carried: int = 0
     setup_ms: list[float] = field(default_factory=list)
 
     def add(self, result: CallResult) -> None:
         self.calls += 1
         self.packets += result.packets
+        self.carried += result.carried > 0
         self.suppressed += sum(stream.counts.suppressed for stream in result.streams)
         if result.answered:
             self.answered += 1
@@ -68,6 +72,8 @@ class LoadSummary:
             yield f"  {number} x {problem}"
         lost = f" ({self.suppressed} more withheld as lost)" if self.suppressed else ""
         yield f"{self.packets} RTP packets sent{lost}"
+        if self.carried:
+            yield f"{self.carried} calls were carried on by another server"
         if self.setup_ms:
             middle, slow = self.setup_percentile(50), self.setup_percentile(99)
             yield f"INVITE to 200 OK: median {middle:.1f} ms, 99 % within {slow:.1f} ms"
@@ -90,6 +96,8 @@ def _wrong(options: CallOptions) -> str | None:
     """What cannot be asked for, as a sentence."""
     if options.codec not in CODECS:
         return f"unknown codec {options.codec}: this client can send {', '.join(CODECS)}"
+    if options.failover is not None and options.failover.style not in get_args(FailoverStyle):
+        return f"unknown style of failover: there are {', '.join(get_args(FailoverStyle))}"
     if not options.parties:
         return "a call needs one party at least"
     try:
@@ -121,8 +129,8 @@ async def one(client: RecordingClient, options: CallOptions, report: Report) -> 
     if result.answered:
         taken = f"{sum(stream.accepted for stream in result.streams)} of {len(result.streams)} streams accepted"
         report(f"{result.status} {result.reason} in {result.setup_ms:.0f} ms: {taken}")
-        await call.run(options.duration)
-        await call.bye()
+        call = await failover.carry(client, call, report=report)
+        result = await call.bye()
     for stream in result.streams:
         counts = stream.counts
         lost = f", {counts.suppressed} withheld as lost" if counts.suppressed else ""
@@ -161,11 +169,18 @@ async def _counted(
     client: RecordingClient, options: CallOptions, voices: int, summary: LoadSummary, free: asyncio.Semaphore
 ) -> None:
     try:
-        summary.add(await client.call(options, voices=voices))
+        call = await client.start(options, voices=voices)
+        if call.result.answered:
+            call = await failover.carry(client, call, report=_untold)
+        summary.add(await call.bye())
     except ListenError as problem:  # out of ports or of files: this call's trouble, not the others'
         summary.add(CallResult(options.target, problem=str(problem)))
     finally:
         free.release()
+
+
+def _untold(text: str) -> None:
+    """Of one among many calls."""
 
 
 async def _progress(client: RecordingClient, summary: LoadSummary, options: CallOptions, report: Report) -> None:

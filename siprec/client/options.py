@@ -33,6 +33,18 @@ PARTIES = (
 )
 
 
+FailoverStyle = Literal["replaces", "fresh", "reinvite"]
+"""How a call goes to another server: see siprec.client.failover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """The server (a SIP URI) to go to when the first one is lost, and how."""
+
+    target: str
+    style: FailoverStyle = "replaces"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
     """One call, or many alike, to a recording server.
@@ -68,6 +80,7 @@ class CallOptions:
     metadata: bool = True
     headers: tuple[Header, ...] = ()
     timeout: float = NO_ANSWER_SECONDS
+    failover: Failover | None = None
 
     @property
     def impairments(self) -> Impairments:
@@ -91,7 +104,7 @@ class CallResult:
     `status`: final status of the INVITE; 0 when there was none, and `problem` says why in a sentence.
     `provisional`: statuses before it. `setup_ms`: INVITE to final response. `answer`: the server's SDP.
     `ended_by`: "us", "server" (its BYE), "failure", or None while the call lives. `bye_status`: answer to our BYE,
-    0 when none came, None when none was sent.
+    0 when none came, None when none was sent. `carried`: how often the call went to another server (failover).
     """
 
     target: str
@@ -104,6 +117,7 @@ class CallResult:
     streams: list[StreamResult] = field(default_factory=list)
     ended_by: Literal["us", "server", "failure"] | None = None
     bye_status: int | None = None
+    carried: int = 0
     problem: str | None = None
 
     @property

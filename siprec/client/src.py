@@ -133,10 +133,11 @@ class RecordingClient:
         """The session of `lost` in a new dialog with `options.target`, as an SRC fails over: new Call-ID, the same
         metadata, and the same RTP streams, which go on without a break. `replaces` names the old dialog (RFC 3891).
 
-        The old call keeps its dialog, without streams: end it by `abandon()`, or leave it to the server's BYE.
+        The old call keeps its dialog, without streams: end it by `abandon()`, or leave it to the server's BYE. When
+        the new INVITE is refused, the old call has its streams back and may be taken elsewhere.
         """
-        named = (("Replaces", _replaces(lost.dialog)),) if replaces and lost.dialog else ()
-        call = LiveCall(self, options, lost.scene, headers=named)
+        named = (("Replaces", replaces_header(lost.dialog)),) if replaces and lost.dialog else ()
+        call = LiveCall(self, options, lost.scene, headers=named, heir_of=lost)
         call.streams, lost.streams = lost.streams, []
         self.calls.add(call)
         return call
@@ -164,7 +165,7 @@ class RecordingClient:
 
     async def flow_to(self, target: str) -> Flow:
         """The way to the SIP URI `target`; a host name is resolved without blocking the other calls."""
-        host, port = _destination(target)
+        host, port = destination(target)
         if family_of(host) is not None:
             return Flow(self.transport, (self.local, self.port), (host, port))
         try:
@@ -319,12 +320,12 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _replaces(dialog: Dialog) -> str:
+def replaces_header(dialog: Dialog) -> str:
     """The value of Replaces that names `dialog`, in the tags as its other side knows them (RFC 3891 section 3)."""
     return f"{dialog.call_id};to-tag={dialog.remote_tag};from-tag={dialog.local_tag}"
 
 
-def _destination(target: str) -> Address:
+def destination(target: str) -> Address:
     """Host and port of a SIP URI. Raises SipError."""
     uri = SipUri.parse(target)
     if not uri.host:
@@ -334,7 +335,7 @@ def _destination(target: str) -> Address:
 
 def _route_source(target: str) -> str:
     """The address of ours from which packets to `target` leave. Raises ListenError without a route."""
-    host, port = _destination(target)
+    host, port = destination(target)
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4]
         return source_address((str(address[0]), port))

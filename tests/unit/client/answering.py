@@ -40,6 +40,8 @@ class Srs:
         self.describes = True
         self.refuse_bye = False
         self.refuse_changes = False
+        self.deaf = False
+        """Nothing but INVITE is answered."""
         self.sinks: list[PortPair] = []
         self.offers: list[SessionDescription] = []
         self.received: list[Request] = []
@@ -154,7 +156,7 @@ class Srs:
     def _handle(self, event: RequestReceived) -> None:
         if event.request.method == "INVITE":
             self._on_invite(event)
-        elif not (event.request.method == "BYE" and self.refuse_bye):
+        elif not (self.deaf or (event.request.method == "BYE" and self.refuse_bye)):
             self._respond(event, 200)
 
     def _on_invite(self, event: RequestReceived) -> None:

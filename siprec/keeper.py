@@ -11,12 +11,13 @@ SIP, RTP or settings. Under systemd with FileDescriptorStoreMax the same worker 
     worker exits 0              so do we: somebody told it to stop
     silent for 5 s              (once it has said WATCHDOG=1) killed and started again
     SIGHUP                      if the new code and settings load: SIGUSR1 to the worker, which hands over (exit 75)
-    SIGTERM, SIGINT             passed on as SIGTERM; a second one kills
+    SIGTERM, SIGINT             passed on as SIGTERM, and so is SIGHUP of a closed terminal; a second one kills
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -137,7 +138,7 @@ class Keeper:
     def _read_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
             for number in self._signals.recv(256):
-                if number in (signal.SIGTERM, signal.SIGINT):
+                if number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGHUP and terminal_is_gone()):
                     self._stop()
                 elif number == signal.SIGHUP and self._worker and not (self._checker or self._stopping):
                     self._checker = self._spawn([*self._command, "--check"], quiet=True)
@@ -272,6 +273,15 @@ def arrange(fds: list[int]) -> None:
             where[fds[displaced]] = displaced
         os.dup2(fd, target)
         os.close(fd)
+
+
+def terminal_is_gone() -> bool:
+    """Whether we ran in a terminal that was closed: then SIGHUP is no wish for new code."""
+    try:
+        os.tcgetpgrp(sys.stdout.fileno())
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
 
 
 def say(event: str, **details: Any) -> None:

@@ -6,10 +6,11 @@ Text from the network reaches a line only as a value, with control characters es
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -21,7 +22,7 @@ Logger = structlog.typing.FilteringBoundLogger
 
 def configure(level: str, style: Literal["console", "json"] | None, stream: TextIO | None = None) -> None:
     """Send all logs to `stream` (standard output when None); `style` None is console on a terminal, else JSON."""
-    out = stream or sys.stdout
+    out = _Steadfast(stream or sys.stdout)
     console = style == "console" or (style is None and out.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=28, sort_keys=False)
@@ -38,9 +39,25 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, out)),
         cache_logger_on_first_use=False,
     )
+
+
+class _Steadfast:
+    """A stream that fails in silence: a full disk or a closed terminal under the log must not end a call."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.isatty = stream.isatty
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def get(**context: Any) -> Logger:

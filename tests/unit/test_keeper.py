@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import queue
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from siprec import keeper
-from siprec.keeper import FREE_STARTS, arrange
+from siprec.keeper import FREE_STARTS
 
 PRELUDE = """
 import os, signal, socket, sys, time
@@ -261,6 +262,33 @@ def test_a_hang_up_replaces_the_worker(kept: Start) -> None:
     assert not [line for line in server.lines if "worker died" in line]
 
 
+def test_a_closed_terminal_is_a_stop(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(
+        PRELUDE
+        + """
+signal.signal(signal.SIGTERM, lambda *_: (open("stopped", "w").close(), os._exit(0)))
+store.ready()
+while True: signal.pause()
+"""
+    )
+    # In a session of its own, with the terminal as its own, as a shell has it.
+    command = "import fcntl, sys, termios; from siprec import keeper; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", command + "sys.exit(keeper.main())", sys.executable, "worker.py"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    assert os.read(ours, 100).startswith(b"started")
+    os.close(ours)
+    assert process.wait(10) == 0
+    assert (tmp_path / "stopped").exists()
+
+
 def test_a_worker_is_not_replaced_by_one_that_would_not_start(kept: Start) -> None:
     server = kept(HANDING_OVER)
     port = server.ready()
@@ -372,25 +400,22 @@ sys.exit(Keeper(sys.argv[1:]).run())
     assert server.process.wait(10) == 0
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 3, 0], [2, 0, 3, 1]])
-def test_descriptors_are_arranged_in_any_order(order: list[int]) -> None:
-    """In a child: it moves the numbers that pytest itself uses."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.dup2(writing, 60)
-            files = [os.memfd_create(str(each)) for each in range(4)]
-            for number, file in enumerate(files):
-                os.dup2(file, 3 + number, inheritable=False) if file != 3 + number else None
-            arrange([3 + each for each in order])
-            names = [os.readlink(f"/proc/self/fd/{3 + each}") for each in range(4)]
-            inherited = all(os.get_inheritable(3 + each) for each in range(4))
-            os.write(60, repr((names, inherited)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        told = pipe.read().decode()
-    os.waitpid(pid, 0)
-    assert told == repr(([f"/memfd:{each} (deleted)" for each in order], True))
+ARRANGING = """
+import os, sys
+from siprec.keeper import arrange
+order = [int(each) for each in sys.argv[1:]]
+files = [os.memfd_create(str(each)) for each in range(len(order))]
+assert files[0] == 3, files
+arrange([files[each] for each in order])
+for number in range(3, 3 + len(order)):
+    assert os.get_inheritable(number)
+    print(os.readlink(f"/proc/self/fd/{number}"))
+"""
+
+
+@pytest.mark.parametrize("order", ["0 1 2 3", "3 2 1 0", "1 2 3 0", "2 0 3 1", "1 0 3 2"])
+def test_descriptors_are_arranged_in_any_order(order: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ARRANGING, *order.split()], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [f"/memfd:{each} (deleted)" for each in order.split()]

@@ -50,3 +50,11 @@ def test_the_console_shows_events_for_people() -> None:
     log.get(session="1").debug("call offered")
     assert "call offered" in out.getvalue()
     assert "session" in out.getvalue()
+
+
+def test_a_full_disk_under_the_log_is_survived() -> None:
+    full = open("/dev/full", "w")  # noqa: SIM115  closing it fails as well
+    log.configure("info", "json", full)
+    log.get().info("call offered", text="x" * 100_000)
+    with pytest.raises(OSError, match="space"):
+        full.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from siprec.archive.manifest import RefusedEntry
-from siprec.errors import SdpError
+from siprec.errors import ListenError, SdpError
 from siprec.fdstore import FdStore
 from siprec.media.capture import CaptureResult, RtcpTerms, SessionCapture, StreamCapture
 from siprec.media.part import Part, PartStream, PayloadFormat, Phase
@@ -58,7 +58,9 @@ class Ports:
 
         Raises ListenError when the port is taken or out of range now.
         """
-        pool = self._pools[ipaddress.ip_address(address).version]
+        pool = self._pools.get(ipaddress.ip_address(address).version)
+        if pool is None:
+            raise ListenError(f"no media address for {address} any more (RTP_BIND_IP)")
         names = _names(address, port)
         sockets = [sock for sock in map(self._store.take, names) if sock is not None]
         if len(sockets) == len(names):

@@ -21,6 +21,7 @@ from siprec.fdstore import FdStore, from_environment
 from siprec.media.capture import Capture
 from siprec.media.ports import PortPool
 from siprec.media.source import SourcePolicy
+from siprec.media.writer import Fault
 from siprec.net.address import bound_socket
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
@@ -91,7 +92,7 @@ async def start(
     stack.callback(files.shutdown, wait=False)
     pool = RenderPool()
     stack.callback(pool.close)
-    capture = Capture(backlog_bytes=settings.RTP_BACKLOG)
+    capture = Capture(backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
     capture.start()
     stack.callback(capture.stop)
     endpoint = Endpoint(
@@ -311,6 +312,14 @@ def switched_off(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "recording of calls that are no recording session", "RECORD_PLAIN_CALLS=true"
     if settings.CAPTURE_KEEP != "always":
         yield "keeping the capture of faultless recordings", "CAPTURE_KEEP=always"
+
+
+def tell_fault(fault: Fault) -> None:
+    """Log trouble of the capture when it begins and when it is over. Called by the capture's threads."""
+    if fault.active:
+        log.get().error("capture in trouble", cause=fault.cause, detail=fault.detail)
+    else:
+        log.get().warning("capture out of trouble", cause=fault.cause, detail=fault.detail)
 
 
 def run(configuration: Configuration) -> int:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, day_of, new_session_id
@@ -22,10 +21,12 @@ from siprec.recorder import describe
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
+from siprec.recorder.items import Check, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.learn import held, learn, learn_from_headers
 from siprec.recorder.leg import HeaderList, Leg
+from siprec.recorder.negotiation import Prepared
 from siprec.recorder.refresh import TimerDue
-from siprec.session import bodies
+from siprec.session import bodies, recovery
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, Recovery
 from siprec.session.transitions import Effect, Event, State
@@ -54,61 +55,12 @@ JOURNAL_SECONDS = 0.5
 RETIRE_SECONDS = 2.0
 """A dialog that was taken over gets its BYE this long after the 200 OK, if no ACK came before."""
 
-ABSENCE_NS = 250_000_000
-"""A leg whose last packet is older than this had lost its SRC: its part ends with that packet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """We end the session; `reason` is for the log and the events file."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Time to see whether the SRC is still there."""
-
-
-How = Literal["replaces", "reinvite", "fresh-invite"]
-"""How an SRC has a session carried on, as recording.json tells it."""
-
-
-@dataclass(frozen=True, slots=True)
-class MovedInto:
-    """The dialog of this session has moved to the session it named in Replaces; this one ends."""
-
-    session_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class TakeOver:
-    """An INVITE that carries this session on."""
-
-    event: RequestReceived
-    how: How
-    source: RecordingSource
-    from_node: str
-
-
-Item = (
-    RequestReceived
-    | AckReceived
-    | AckMissing
-    | Cancelled
-    | ProvisionalAcknowledged
-    | ResponseReceived
-    | RequestFailed
-    | TimerDue
-    | TakeOver
-    | MovedInto
-    | Check
-    | Stop
-)
-
 
 class Call:
-    """One recording session and its task. `done` is set when its audio is on disk, or never will be."""
+    """One recording session and its task. `done` is set when its audio is on disk, or never will be.
+
+    `invites`: transactions of the INVITEs that were handed to it.
+    """
 
     def __init__(self, facilities: Facilities, record: SessionRecord, source: RecordingSource, remote: str) -> None:
         self._use = facilities
@@ -120,6 +72,7 @@ class Call:
         self._ended_at = 0
         self._contact = Contact(self, facilities.policy)
         self.record = record
+        self.invites: set[str] = set()
         self.done = asyncio.Event()
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
         self.leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
@@ -170,10 +123,26 @@ class Call:
             self.leg.refresh.stop()
             self.done.set()
 
+    def left(self) -> list[Item]:
+        """What nobody takes up any more once `run` has returned."""
+        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+
     async def restore(self) -> None:
-        """Take a stored session up again: its ports, its dialog, a part of its own. Raises LocalError, OSError."""
+        """Take a stored session up again: its ports, its dialog, a part of its own.
+
+        Raises whatever a record that cannot be carried on provokes; nothing is held then.
+        """
+        try:
+            await self._restore()
+        except BaseException:
+            self.leg.refresh.stop()
+            with contextlib.suppress(OSError):
+                await self.leg.discard()
+            raise
+
+    async def _restore(self) -> None:
         data = self.data
-        self.leg.info = self.record.dialogs[-1] if self.record.dialogs else None
+        self.adopt()
         now_ns = clock.wall_ns()
         await self.leg.open(self._folder, started_ns=now_ns)
         held_over = [self.leg.intake.resume(channel, now_ns) for channel in data.channels if channel.open]
@@ -181,35 +150,36 @@ class Call:
             # The sockets outlived the process: what came meanwhile waits in them, stamped with its arrival.
             self.leg.part.started_ns = data.started_ns
         self.leg.interrupted_since(data.saved_ns)
-        for each in self.record.dialogs:
-            if each.dialog.state != "terminated":
-                self._use.endpoint.restore(each.dialog)
-                self._use.endpoint.resume(each.dialog, now=clock.monotonic())
+        for each in recovery.open_dialogs(self.record.dialogs):
+            self._use.endpoint.resume(each, now=clock.monotonic())
+        self.leg.resume_timer()
         self._recovered("restart", data.node)
         data.node = self._use.policy.node
+        if data.state is State.OFFERED:  # it was stored just before our 200 OK, which may have gone out
+            await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
         await self.fire(Event.CONTACT_LOST)
+        self._contact.restored()
         self.leg.note("restored", fence=data.fence)
         self.log.info("call restored", state=str(data.state), fence=data.fence)
         await self._save()
 
     def adopt(self) -> None:
         """Stand for a session that another process had: its dialogs are known, its media is to come."""
-        self.leg.info = self.record.dialogs[-1] if self.record.dialogs else None
-        for each in self.record.dialogs:
-            if each.dialog.state != "terminated":
-                self._use.endpoint.restore(each.dialog)
+        self.leg.info = recovery.recalled(self.record.dialogs)
+        for dialog in recovery.open_dialogs(self.record.dialogs):
+            self._use.endpoint.restore(dialog)
 
     def quiet(self, since: float) -> bool:
         """Whether no stream that should send has sent since then (monotonic seconds)."""
         return not self.leg.opened or self.leg.intake.quiet(self.data.channels, since)
 
     def age(self, now: float) -> float:
-        """Seconds since the current leg began."""
+        """Seconds since the current leg began, here."""
         return now - self.leg.opened_at
 
-    def confirmed(self, key: DialogKey) -> bool:
-        """Whether the session has had the dialog `key` confirmed."""
-        return any(each.dialog.key == key and each.dialog.state != "early" for each in self.record.dialogs)
+    def young(self, now: float, seconds: float) -> bool:
+        """Whether the current dialog was confirmed less than `seconds` ago, by this process."""
+        return self.leg.answered_at is not None and now - self.leg.answered_at < seconds
 
     # ------------------------------------------------------------------ events
 
@@ -222,7 +192,7 @@ class Call:
             case AckMissing():
                 await self._ack_missing(item)
             case Cancelled():
-                await self.end(Event.REFUSED, f"cancelled ({item.cause})")
+                await self._cancelled(item)
             case ResponseReceived():
                 await self._contact.answered(item)
             case RequestFailed():
@@ -232,9 +202,7 @@ class Call:
             case TakeOver():
                 await self._taken_over(item)
             case MovedInto():
-                self.leg.info = None  # the dialog lives on in the other session
-                self.data.merged_into = item.session_id
-                await self.end(Event.STOPPED, "its dialog moved to another session")
+                await self._moved_into(item)
             case Check():
                 await self._contact.check()
             case Stop():
@@ -272,6 +240,11 @@ class Call:
         if self.data.state is State.OFFERED:
             await self.end(Event.REFUSED, f"answered {status}")
 
+    async def _cancelled(self, event: Cancelled) -> None:
+        """The INVITE is over; one that would have carried this session on leaves it as it is."""
+        if self.data.state is State.OFFERED:
+            await self.end(Event.REFUSED, f"cancelled ({event.cause})")
+
     # ------------------------------------------------------------------ INVITE outside a dialog
 
     async def _invite(self, event: RequestReceived) -> None:
@@ -290,35 +263,50 @@ class Call:
         try:
             await leg.open(folder, started_ns=clock.wall_ns())
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
-            await self._learn(leg, event, body)
+            complete = await self._learn(leg, event, body)
             text = prepared.text if prepared else self._offer(leg)
             await self._provide_prack(event, leg)
         except (OSError, ArchiveError, PeerError, Overload):
             if prepared is not None:
                 leg.negotiation.release(prepared)
             raise
-        if not leg.identify(event) or leg.info is None:
+        if not leg.identify(event, body):
             if prepared is not None:
                 leg.negotiation.release(prepared)
             return False
-        before = (list(self.data.channels), self.data.local_sdp, self.data.started_ns, self.data.fence)
-        leg.part.started_ns = clock.wall_ns()
-        self.data.started_ns = self.data.started_ns or leg.part.started_ns
-        self.data.fence = leg.fence
-        if prepared is not None:
-            leg.negotiation.commit(prepared, leg.intake)
-        self.record.dialogs.append(leg.info)
-        describe.assign_participants(self.record)
-        self._on_dialog(leg.info.dialog.key)
-        await leg.save(self._manifest())
-        await self._journal()
-        if leg.respond(event, 200, extra=timer.headers, body=text) is None:
-            self.data.channels[:], self.data.local_sdp, self.data.started_ns, self.data.fence = before
-            self.record.dialogs.pop()
+        if not await self._answer(event, leg, prepared, text=text, extra=timer.headers):
             return False
-        self._contact.takes_updates = "UPDATE" in {each.upper() for each in event.request.headers.values("Allow")}
-        leg.refresh.start(timer.timer(clock.monotonic()))
+        leg.run_timer(timer.timer(clock.monotonic()))
+        self._contact.begins(snapshot_wanted="Replaces" in event.request.headers and not complete)
         return True
+
+    async def _answer(
+        self, event: RequestReceived, leg: Leg, prepared: Prepared | None, *, text: str, extra: HeaderList
+    ) -> bool:
+        """Let the session stand on `leg`, on disk and in the journal too, and answer 200. What fails changes nothing
+        but the fence, under which recording.json may have been written.
+        """
+        info, data = leg.current, self.data
+        before = (list(data.channels), data.local_sdp, data.started_ns, list(self.record.dialogs))
+        leg.part.started_ns = clock.wall_ns()
+        data.started_ns = data.started_ns or leg.part.started_ns
+        data.fence = leg.fence
+        answered = False
+        try:
+            if prepared is not None:
+                leg.negotiation.commit(prepared, leg.intake)
+            self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
+            describe.assign_participants(self.record)
+            await leg.save(self._manifest())
+            await self._journal()
+            answered = leg.respond(event, 200, extra=extra, body=text) is not None
+        finally:
+            if not answered:
+                data.channels[:], data.local_sdp, data.started_ns, self.record.dialogs[:] = before
+        if answered:
+            leg.answered_at = clock.monotonic()
+            self._on_dialog(info.dialog.key)
+        return answered
 
     def _offer(self, leg: Leg) -> str:
         wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
@@ -343,8 +331,13 @@ class Call:
 
     async def _taken_over(self, item: TakeOver) -> None:
         """Another INVITE carries this session on: a new leg, and the old one goes once the new one stands."""
+        if self.leg.info is not None and item.event.dialog is self.leg.info.dialog:
+            await self._reaffirmed(item)
+            return
         leg = self._new_leg(item.event.flow.remote[0], fence=self.data.fence + 1, takes_over=True)
+        leg.negotiation.local_sdp = item.local_sdp
         old, accepted = self.leg, False
+        self._acknowledged.clear()
 
         async def accept() -> None:
             nonlocal accepted
@@ -354,25 +347,50 @@ class Call:
         if not accepted:
             await leg.discard()
             return
-        last = old.last_packet_ns()
-        absent = last and clock.wall_ns() - last > ABSENCE_NS
-        ended_ns = last if absent else clock.wall_ns()
+        if item.moved is not None:
+            item.moved(self.data.session_id)
+        ended_ns = old.absent_since() or clock.wall_ns()
         self.leg = leg
         self._recovered(item.how, item.from_node)
         await self.fire(Event.TAKEN_OVER)
         await self.fire(Event.RECOVERED if self.active else Event.INACTIVE)
-        self._acknowledged.clear()
         retiring = asyncio.ensure_future(self._retire(old, ended_ns))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
         await self._contact.heard()
         self.log.info("call carried on", how=item.how, fence=self.data.fence, from_node=item.from_node)
 
+    async def _reaffirmed(self, item: TakeOver) -> None:
+        """A re-INVITE that names its own dialog in Replaces: the SRC had lost us, and goes on where it was."""
+        absent, changed = self.leg.absent_since(), False
+
+        async def change() -> None:
+            nonlocal changed
+            await self._change(item.event)
+            changed = True
+
+        await self._answered(item.event, change)
+        if changed:
+            if absent:
+                self.leg.interrupted_since(absent)
+            self._recovered(item.how, item.from_node)
+            self.log.info("call carried on in its dialog", how=item.how)
+            await self._save()
+
+    async def _moved_into(self, item: MovedInto) -> None:
+        """Our dialog lives on in the session that it named: this one is over, without a BYE."""
+        moved, self.leg.info = self.leg.info, None
+        self.record.dialogs[:] = [each for each in self.record.dialogs if each is not moved]
+        self.data.merged_into = item.session_id
+        await self.end(Event.STOPPED, "its dialog moved to another session")
+
     async def _retire(self, leg: Leg, ended_ns: int) -> None:
         """Let the old leg go: BYE to its dialog once the new one has its ACK, then its last packets."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._acknowledged.wait(), RETIRE_SECONDS)
-        self._send_bye_to(leg)
+        current = self.leg.info
+        if leg.info is not None and (current is None or leg.info.dialog is not current.dialog):
+            leg.send_bye()
         if leg.opened:
             await leg.finish(ended_ns)
 
@@ -387,16 +405,16 @@ class Call:
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
         await self._learn(leg, event, body)
-        text = ""
         if body.sdp is not None:
             prepared = leg.negotiation.prepare(body.sdp, held=self._held)
             leg.negotiation.commit(prepared, leg.intake)
             describe.assign_participants(self.record)
             text = prepared.text
-        elif event.request.method == "INVITE":
-            text = self._offer(leg)
+        else:
+            leg.negotiation.follow_holds(self._held, leg.intake)
+            text = self._offer(leg) if event.request.method == "INVITE" else ""
         leg.respond(event, 200, extra=timer.headers, body=text)
-        leg.refresh.start(timer.timer(clock.monotonic()))
+        leg.run_timer(timer.timer(clock.monotonic()))
         leg.note(event.request.method.lower(), channels=self._modes())
         await self._contact.heard()
         await self._follow_activity()
@@ -431,8 +449,10 @@ class Call:
         """The ACK of a 2xx; it carries the answer when the INVITE came without an offer (RFC 3261 13.2.1)."""
         leg = self.leg
         self._acknowledged.set()
+        self._contact.acknowledged()
         if not leg.negotiation.proposing or not self.data.live:
             leg.note("ack")
+            await self._keep()  # else a successor would go on repeating our 200
             return
         try:
             body = bodies.read(event.request)
@@ -453,21 +473,6 @@ class Call:
     async def _ack_missing(self, event: AckMissing) -> None:
         if self.leg.info is not None and event.dialog.key == self.leg.info.dialog.key:
             await self.end(Event.STOPPED, "no ACK came for the 200 OK")
-
-    # ------------------------------------------------------------------ used by contact
-
-    def ask(self, method: str, extra: HeaderList = (), body: str = "") -> bool:
-        """Send a request in the current dialog; False when that is not possible now."""
-        if self.leg.info is None:
-            return False
-        try:
-            self._use.endpoint.request(
-                method, self.leg.info.dialog, headers=extra, body=body.encode(), now=clock.monotonic()
-            )
-        except (LocalError, Overload):
-            return False
-        self._use.flush()
-        return True
 
     # ------------------------------------------------------------------ the session's table
 
@@ -505,13 +510,7 @@ class Call:
         await self.fire(event)
 
     async def _send_bye(self) -> None:
-        self._send_bye_to(self.leg)
-
-    def _send_bye_to(self, leg: Leg) -> None:
-        if leg.info is not None and leg.info.dialog.state == "confirmed":
-            with contextlib.suppress(LocalError, Overload):  # gone already: there is nobody left to tell
-                self._use.endpoint.request("BYE", leg.info.dialog, now=clock.monotonic())
-            self._use.flush()
+        self.leg.send_bye()
 
     async def _close_capture(self) -> None:
         self._acknowledged.set()
@@ -525,7 +524,12 @@ class Call:
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
     async def _save(self) -> None:
-        await self.leg.save(self._manifest())
+        if self.leg.opened:  # one adopted without media has no part here, and the folder may be elsewhere
+            await self.leg.save(self._manifest())
+        await self._keep()
+
+    async def _keep(self) -> None:
+        """Have the store know the newest state."""
         self.data.saved_ns = clock.wall_ns()
         with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
             await self._use.store.save(self.record)
@@ -581,10 +585,12 @@ class Call:
     def _manifest(self) -> Manifest:
         return describe.manifest(self.record, refused=self.leg.refused, sent=self.leg.sent)
 
-    async def _learn(self, leg: Leg, event: RequestReceived, body: bodies.Bodies) -> None:
-        await learn(self.record, leg, event.request, body=body, log=self.log)
-        if event.dialog is None and not body.metadata and not self.record.metadata.participants:
+    async def _learn(self, leg: Leg, event: RequestReceived, body: bodies.Bodies) -> bool:
+        """Take in the metadata; whether a complete document was among it."""
+        complete = await learn(self.record, leg, event.request, body=body, log=self.log)
+        if not body.metadata:
             learn_from_headers(self.record, event.request)
+        return complete
 
     def _held(self, channel: Any) -> bool:
         return held(self.record, channel)

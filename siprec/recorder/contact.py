@@ -2,7 +2,7 @@
 
 Quiet means no packet on every stream that should send. A quiet SRC is asked by OPTIONS in the dialog: any final answer
 but 408 or 481 is a sign of life (a hold told by metadata alone looks just like this). Without a sign the session is
-interrupted and waits for its SRC; nothing is ever ended for its age.
+interrupted and waits for its SRC; nothing is ever ended for its age. One quiet stream among others is an alarm only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from siprec.errors import SipError
 from siprec.recorder.facilities import Policy
 from siprec.recorder.leg import HeaderList
 from siprec.recorder.refresh import TimerDue
+from siprec.recorder.snapshot import Snapshot
 from siprec.session.transitions import Event, State
 from siprec.sip import session_timer
 from siprec.sip.events import RequestFailed, ResponseReceived
@@ -22,40 +23,53 @@ from siprec.sip.message import Request
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
 
+RESTORED_PROBE_SECONDS = 1.0
+"""A restored session that hears no RTP asks its SRC this soon: it may be on hold, and know nothing of our restart."""
+
 
 class Contact:
-    """The contact of one call with its SRC. `takes_updates`: the SRC allows UPDATE."""
+    """The contact of one call with its SRC."""
 
     def __init__(self, call: Call, policy: Policy) -> None:
         self._call = call
         self._policy = policy
-        self._probed_at: float | None = None
+        self._heard_at = clock.monotonic()
+        self._asked_at: float | None = None
         self._lost_at: float | None = None
-        self.takes_updates = False
+        self._told: set[int] = set()
+        self._snapshot = Snapshot(call)
+
+    # ------------------------------------------------------------------ told by the call
+
+    def begins(self, *, snapshot_wanted: bool) -> None:
+        """A dialog was confirmed by our 200 OK."""
+        self._told.clear()
+        self._snapshot.wanted = snapshot_wanted
+
+    def acknowledged(self) -> None:
+        """The ACK has come: now the SRC knows the dialog, and can be asked."""
+        self._snapshot.ask_if_wanted()
+
+    def restored(self) -> None:
+        """The session came back from the store; nothing has been heard of its SRC yet."""
+        self._asked_at, self._lost_at = None, clock.monotonic()
+        self._snapshot.wanted = not self._call.record.metadata.complete
 
     async def check(self) -> None:
         """Ask a quiet SRC whether it is there; give up one that has been lost for SESSION_TIMEOUT."""
         call, now = self._call, clock.monotonic()
         if call.data.state is State.INTERRUPTED:
-            if self._lost_at is None:
-                self._lost_at = now
-            if call.active and not call.quiet(self._lost_at):
-                await self.heard()
-            elif now - self._lost_at > self._policy.session_timeout:
-                await call.end(Event.STOPPED, "contact with the SRC was lost for SESSION_TIMEOUT")
-        elif call.data.live and self._probe_is_due(now):
-            self._probed_at = now
-            call.ask("OPTIONS")
-
-    def _probe_is_due(self, now: float) -> bool:
-        long = self._policy.rtp_timeout
-        asked = self._probed_at is not None and now - self._probed_at <= long
-        return not asked and self._call.age(now) > long and self._call.quiet(now - long)
+            await self._wait(now)
+        elif call.data.live:
+            self._watch_streams(now)
+            if self._probe_is_due(now):
+                self._probe(now)
 
     async def heard(self) -> None:
         """The SRC gave a sign of life."""
         call = self._call
-        self._lost_at = self._probed_at = None
+        self._heard_at, self._lost_at = clock.monotonic(), None
+        self._snapshot.ask_if_wanted()
         if call.data.state is State.INTERRUPTED:
             await call.fire(Event.CONTACT_BACK if call.active else Event.INACTIVE)
             call.log.info("contact is back", state=str(call.data.state))
@@ -63,7 +77,7 @@ class Contact:
     async def lost(self, reason: str) -> None:
         """The SRC did not answer, or knows the dialog no more."""
         call = self._call
-        if call.data.live:
+        if call.data.live and call.data.state is not State.INTERRUPTED:
             self._lost_at = clock.monotonic()
             call.log.warning("contact with the SRC is lost", reason=reason)
             call.leg.note("contact-lost", reason=reason)
@@ -74,14 +88,14 @@ class Contact:
         call, refresh = self._call, self._call.leg.refresh
         if item.what == "expired":
             await call.end(Event.STOPPED, "the session timer expired without a refresh")
-        elif call.data.live and refresh.timer is not None:
+        elif call.data.live and refresh.timer is not None and call.leg.info is not None:
             extra = refresh.timer.headers()
             # UPDATE needs no SDP; else a re-INVITE repeats ours as it is (RFC 4028 section 7.4)
-            if self.takes_updates:
-                sent = call.ask("UPDATE", extra)
+            if call.leg.info.updates:
+                sent = call.leg.ask("UPDATE", extra)
             else:
                 sdp: HeaderList = (("Content-Type", "application/sdp"),)
-                sent = call.ask("INVITE", (*extra, *sdp), call.data.local_sdp)
+                sent = call.leg.ask("INVITE", (*extra, *sdp), call.data.local_sdp.encode())
             if sent:
                 refresh.sent()
             else:
@@ -90,21 +104,65 @@ class Contact:
     async def answered(self, event: ResponseReceived) -> None:
         """A response to a request of ours in the dialog."""
         status, method = event.response.status, event.request.method
-        if status < 200 or method == "BYE":
+        if status < 200 or method == "BYE" or not self._is_current(event):
             return
         if status in {408, 481}:
             await self.lost(f"{method} answered {status}")
+            return
+        await self.heard()
+        if self._snapshot.is_asked_by(event.request):
+            self._snapshot.answered(status)
         elif method == "OPTIONS":
-            await self.heard()
+            return
         elif status < 300:
-            self._call.leg.refresh.start(session_timer.accepted(event.response, now=clock.monotonic()))
+            self._call.leg.run_timer(session_timer.accepted(event.response, now=clock.monotonic()))
         elif status == 491:
             self._call.leg.refresh.again()
 
     async def unanswered(self, event: RequestFailed) -> None:
         """A request of ours that got no answer."""
-        if event.request.method != "BYE":
+        if event.request.method != "BYE" and self._is_current(event):
             await self.lost(f"{event.request.method}: {event.cause}")
+
+    # ------------------------------------------------------------------ private
+
+    def _is_current(self, event: ResponseReceived | RequestFailed) -> bool:
+        """Whether it is about the dialog that carries the session now: what became of an earlier one says nothing."""
+        info = self._call.leg.info
+        return info is not None and event.dialog is info.dialog
+
+    async def _wait(self, now: float) -> None:
+        """An interrupted session: has its SRC come back, or is it to be given up?"""
+        call = self._call
+        if self._lost_at is None:
+            self._lost_at = now
+        lost_for = now - self._lost_at
+        if call.active and not call.quiet(self._lost_at):
+            await self.heard()
+        elif lost_for > self._policy.session_timeout:
+            await call.end(Event.STOPPED, "contact with the SRC was lost for SESSION_TIMEOUT")
+        elif self._asked_at is None and lost_for > RESTORED_PROBE_SECONDS:
+            self._probe(now)
+
+    def _probe(self, now: float) -> None:
+        self._asked_at = now
+        self._call.leg.ask("OPTIONS")
+
+    def _probe_is_due(self, now: float) -> bool:
+        long = self._policy.rtp_timeout
+        since = max(self._heard_at, self._asked_at or self._heard_at)
+        return now - since > long and self._call.age(now) > long and self._call.quiet(now - long)
+
+    def _watch_streams(self, now: float) -> None:
+        """Say, once for each stream, that it is quiet while others are heard."""
+        call, long = self._call, self._policy.rtp_timeout
+        if call.data.state is not State.RECORDING or call.age(now) <= long or call.quiet(now - long):
+            return
+        for channel in call.leg.intake.silent(call.data.channels, now - long):
+            if channel.index not in self._told:
+                self._told.add(channel.index)
+                call.log.warning("stream is quiet", alarm="one-way", channel=channel.index, setting="RTP_TIMEOUT")
+                call.leg.note("one-way", channel=channel.index, label=channel.label, quiet_for_s=long)
 
 
 class IntervalTooSmall(SipError):

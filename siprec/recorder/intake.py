@@ -176,10 +176,18 @@ class Intake:
 
     def quiet(self, channels: Iterable[Channel], since: float) -> bool:
         """Whether no stream that should send has sent anything since then (monotonic seconds)."""
-        due = [self._lines[each.index].capture.liveness() for each in channels if each.mode == "active"]
-        return bool(due) and all(
-            each is not None and (each.last_packet_at is None or each.last_packet_at < since) for each in due
-        )
+        due = [each for each in channels if each.mode == "active" and each.index in self._lines]
+        return len(self.silent(due, since)) == len(due)
+
+    def silent(self, channels: Iterable[Channel], since: float) -> list[Channel]:
+        """Those that should send and have not since then (monotonic seconds)."""
+        found = []
+        for channel in channels:
+            line = self._lines.get(channel.index) if channel.mode == "active" else None
+            alive = line.capture.liveness() if line else None
+            if alive is not None and (alive.last_packet_at is None or alive.last_packet_at < since):
+                found.append(channel)
+        return found
 
     async def finish(self, at_ns: int) -> CaptureResult:
         """Drain what the kernel still holds, write all, give the ports back. `part` is complete afterwards."""

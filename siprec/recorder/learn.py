@@ -16,11 +16,12 @@ from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
 
 
-async def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bodies, log: Logger) -> None:
+async def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bodies, log: Logger) -> bool:
     """Keep each metadata body of `request` and merge what it says; a bad one is a flag, never a lost call.
 
-    Raises OSError when it cannot be kept.
+    Returns whether a complete document was among them. Raises OSError when one cannot be kept.
     """
+    complete = False
     at_ns = headers.received_at(request, clock.wall_ns())
     for part in body.metadata:
         name = await leg.on_disk(leg.dossier.keep_body, part.body)
@@ -32,20 +33,30 @@ async def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodi
             leg.note("metadata-error", file=name, reason=error.reason)
             continue
         if isinstance(update, Recording):
+            complete = complete or update.datamode == "complete"
             changes = merge.apply(record.metadata, update, at_ns=at_ns)
             leg.note("metadata", file=name, changes=[_told(each) for each in changes])
     describe.assign_participants(record)
+    return complete
 
 
 def learn_from_headers(record: SessionRecord, request: Request) -> None:
-    """Participants of a call that came without metadata, as far as its headers name them."""
-    merge.apply(record.metadata, headers.described(request), at_ns=headers.received_at(request, clock.wall_ns()))
+    """Participants of a call that comes without metadata, as far as its headers name them."""
+    named = headers.described(request, plain=record.call.plain and not record.metadata.participants)
+    if named.participants:
+        merge.apply(record.metadata, named, at_ns=headers.received_at(request, clock.wall_ns()))
+        describe.assign_participants(record)
 
 
 def held(record: SessionRecord, channel: Channel) -> bool:
-    """Whether the metadata says that those heard on `channel` send it no more: the call holds it."""
-    people = [record.metadata.participants[key] for key in channel.participants]
-    return bool(people) and not any(channel.stream_id in each.sending for each in people)
+    """Whether the metadata says that those heard on `channel` sent it once and send it no more: the call holds it."""
+    spans = [
+        sent.span
+        for key in channel.participants
+        for sent in record.metadata.participants[key].sends
+        if sent.stream_id == channel.stream_id
+    ]
+    return bool(spans) and not any(each.open for each in spans)
 
 
 def _told(change: merge.Change) -> dict[str, str]:

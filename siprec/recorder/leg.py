@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from siprec import clock
 from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest, RefusedEntry
+from siprec.errors import LocalError, Overload
 from siprec.media.capture import CaptureResult
 from siprec.media.part import Outage, Part
 from siprec.recorder.dossier import Dossier, timestamp
@@ -22,11 +23,18 @@ from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.intake import Intake
 from siprec.recorder.negotiation import Negotiation
 from siprec.recorder.refresh import Refresh, TimerDue
-from siprec.session import headers
+from siprec.session import bodies, headers
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, DialogInfo
 from siprec.sip.dialog import Dialog
 from siprec.sip.events import Flow, RequestReceived
+from siprec.sip.session_timer import SessionTimer
+
+ABSENCE_NS = 250_000_000
+"""A leg whose last packet is older than this has lost its SRC: its part ends with that packet."""
+
+RESUMED_REFRESH_SECONDS = 1.0
+"""After a restart a session timer that is ours is refreshed this soon: by then the listeners are open."""
 
 T = TypeVar("T")
 HeaderList = tuple[tuple[str, str], ...]
@@ -54,6 +62,7 @@ class Leg:
         self._intake: Intake | None = None
         self.fence = fence
         self.opened_at = clock.monotonic()
+        self.answered_at: float | None = None
         self.info: DialogInfo | None = None
         self.refresh = Refresh(wake)
         self.negotiation = Negotiation(
@@ -101,6 +110,12 @@ class Leg:
         return self._intake
 
     @property
+    def current(self) -> DialogInfo:
+        """The dialog, which must be known by now."""
+        assert self.info is not None, "asked for only after `identify`"
+        return self.info
+
+    @property
     def part(self) -> Part:
         return self.intake.part
 
@@ -137,6 +152,11 @@ class Leg:
     def last_packet_ns(self) -> int:
         """When the last packet of any stream came, 0 before the first."""
         return self._intake.last_packet_ns() if self._intake else 0
+
+    def absent_since(self) -> int:
+        """When the last packet came (ns), for a leg that has lost its SRC; 0 for one that still hears it."""
+        last = self.last_packet_ns()
+        return last if clock.wall_ns() - last > ABSENCE_NS else 0
 
     def interrupted_since(self, since_ns: int) -> None:
         """Packets missing between then and this leg's first are due to the failure that it came after."""
@@ -187,12 +207,60 @@ class Leg:
         self._use.flush()
         return dialog
 
-    def identify(self, event: RequestReceived) -> bool:
-        """Note the dialog that a 2xx to `event` will confirm; False when the INVITE is over."""
+    def ask(self, method: str, extra: HeaderList = (), body: bytes = b"") -> bool:
+        """Send a request in the dialog; False when that is not possible now."""
+        if self.info is None:
+            return False
+        try:
+            self._use.endpoint.request(method, self.info.dialog, headers=extra, body=body, now=clock.monotonic())
+        except (LocalError, Overload):  # the dialog is gone, or busy
+            return False
+        self._use.flush()
+        return True
+
+    def send_bye(self) -> None:
+        """End the dialog, if it is confirmed and not over."""
+        if self.info is not None and self.info.dialog.state == "confirmed":
+            self.ask("BYE")
+
+    def identify(self, event: RequestReceived, body: bodies.Bodies) -> bool:
+        """Note the dialog that a 2xx to `event` will confirm, and its SRC's ways; False when the INVITE is over."""
         dialog = self._use.endpoint.dialog_of(event.transaction, contact=self.contact(event.flow))
         if dialog is None:
             return False
-        self.info = DialogInfo(dialog, self._source.name)
-        for name, value in headers.external_ids(event.request).items():
+        request = event.request
+        if event.dialog is None and request.to.tag and not dialog.local_cseq:
+            dialog.local_cseq = cseq_beyond(clock.wall_ns())
+        self.info = DialogInfo(
+            dialog,
+            self._source.name,
+            updates="UPDATE" in {each.upper() for each in request.headers.values("Allow")},
+            siprec="siprec" in {each.lower() for each in request.headers.values("Require")},
+            metadata_type=body.metadata[0].content_type.name.lower() if body.metadata else "",
+        )
+        for name, value in headers.external_ids(request).items():
             self._data.external_ids.setdefault(name, value)
         return True
+
+    def run_timer(self, timer: SessionTimer | None) -> None:
+        """Follow the session timer of the newest 2xx, None for none, and have a successor know it."""
+        self.refresh.start(timer)
+        if self.info is not None:
+            self.info.session_expires = timer.interval if timer else 0
+            self.info.refreshes = timer is not None and timer.ours
+
+    def resume_timer(self) -> None:
+        """Run the session timer of a restored dialog. Nobody knows how much of it is left: if it is us who refresh,
+        we do so soon, else the SRC gets all of the interval.
+        """
+        if self.info is not None and self.info.session_expires:
+            interval, ours = self.info.session_expires, self.info.refreshes
+            elapsed = interval / 2 - RESUMED_REFRESH_SECONDS if ours else 0.0
+            self.refresh.start(SessionTimer(interval, ours, clock.monotonic() - elapsed))
+
+
+def cseq_beyond(at_ns: int) -> int:
+    """A CSeq above any that was used in a dialog whose state is lost: half the seconds since 1970, as RFC 3261
+    section 8.1.1.5 suggests. Below 2**31 until 2106.
+    """
+    return at_ns // 2_000_000_000

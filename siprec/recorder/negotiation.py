@@ -58,6 +58,8 @@ class Negotiation:
         self._source = source
         self._entropy = entropy
         self._fresh = fresh
+        self.local_sdp = ""
+        """With `fresh`, our last SDP in the dialog that carries the session on: a new dialog has none."""
         self._proposed: sdp.SessionDescription | None = None
         self._waiting: dict[int, PortPair] = {}
 
@@ -139,6 +141,12 @@ class Negotiation:
         self._data.local_sdp = prepared.text
         self._fresh = False
 
+    def follow_holds(self, held: Held, intake: Intake) -> None:
+        """Metadata that came without SDP may hold a stream, or take it off hold; it is captured all the while."""
+        for channel in streams.holds(self._data.channels, held):
+            intake.change(channel, clock.wall_ns())
+            self._data.channels[channel.index] = channel
+
     def release(self, prepared: Prepared) -> None:
         """Give back what was reserved for something that will not be committed."""
         for pair in prepared.pairs.values():
@@ -208,4 +216,5 @@ class Negotiation:
 
     def _revised(self, description: sdp.SessionDescription) -> str:
         """`description` under the o= id of our last one of this dialog; its version rises only if it differs."""
-        return str(negotiate.revise(self._previous(), description))
+        last = self.local_sdp if self._fresh else self._data.local_sdp
+        return str(negotiate.revise(sdp.parse(last) if last else None, description))

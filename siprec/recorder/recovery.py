@@ -7,6 +7,7 @@ own. Any error leaves the named dialog as it is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from siprec.recorder.facilities import Facilities
 from siprec.session import bodies, headers
 from siprec.session.admission import RecordingSource
 from siprec.session.recovery import CORRELATING_IDS, PARALLEL_SECONDS, YOUNG_SECONDS, Replaces, cs_ids, external_ids
+from siprec.session.transitions import State
 from siprec.sip.dialog import DialogKey
 from siprec.sip.message import Request
 from siprec.sip.multipart import BodyPart
@@ -31,6 +33,12 @@ STORE_SECONDS = 0.3
 
 TOMBSTONE_SECONDS = 600.0
 """How long the end of a session is remembered: a proxy's or SRC's last try comes within minutes."""
+
+LOOKUPS_LIMIT = 16
+"""Ids of an INVITE that are looked up: one session and a few external ids are usual."""
+
+CANDIDATES_LIMIT = 16
+"""Sessions under one id that are looked at; two recordings of a call, and their earlier tries, are usual."""
 
 TOMBSTONES_LIMIT = 20_000
 """Ended dialogs remembered; at 30 calls a second ten minutes' worth."""
@@ -48,9 +56,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The session that an INVITE names."""
+    """The session that an INVITE names; `from_node` had it until now."""
 
     call: Call
+    from_node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +118,9 @@ class Recovery:
     async def replaced(self, replaces: Replaces, source: RecordingSource) -> Found | Refused | Anew:
         """What Replaces comes to: the session to carry on, an error, or a new recording."""
         call = self._by_dialog.get(replaces.key)
-        ended = self._ended.get(replaces.key)
-        if call is not None and call.data.live:
-            return self._judge(call, replaces, source)
-        if call is not None and not call.confirmed(replaces.key):
-            return Refused(481, "the dialog is early and not ours to replace")
         if call is not None:
-            ended = ended or Ended(call.data.session_id, call.data.identity, by_src=call.data.ended_by_src, at=0.0)
+            return await self._judge(call.record, replaces, source)
+        ended = self._ended.get(replaces.key)
         if ended is not None:
             return self._buried(ended, source)
         try:
@@ -126,20 +131,25 @@ class Recovery:
             return Refused(500, "the store cannot be asked for the dialog")
         if record is None:
             return Refused(481, "no such dialog")
-        if record.ended is not None:
-            by_src = record.ended == "bye"
-            return self._buried(Ended(record.call.session_id, record.call.identity, by_src=by_src, at=0.0), source)
-        if record.call.identity != source.name:
-            return Refused(403, "the dialog belongs to another identity")
-        adopted = await self._adopt(record, source)
-        return Refused(481, "the dialog's session is not to be had") if adopted is None else Found(adopted)
+        return await self._judge(record, replaces, source)
 
-    def _judge(self, call: Call, replaces: Replaces, source: RecordingSource) -> Found | Refused:
-        if call.data.identity != source.name:
+    async def _judge(
+        self, record: SessionRecord, replaces: Replaces, source: RecordingSource
+    ) -> Found | Refused | Anew:
+        call = record.call
+        dialog = next((each.dialog for each in record.dialogs if each.dialog.key == replaces.key), None)
+        if dialog is None or dialog.state == "early":
+            return Refused(481, "the dialog is early, and not one that we began")
+        if record.ended is not None or not call.live:
+            by_src = call.ended_by_src if record.ended is None else record.ended == "bye"
+            return self._buried(Ended(call.session_id, call.identity, by_src=by_src, at=0.0), source)
+        if call.identity != source.name:
             return Refused(403, "the dialog belongs to another identity")
         if replaces.early_only:
             return Refused(486, "early-only, but the dialog is confirmed")
-        return Found(call)
+        from_node = call.node
+        known = self._calls.get(call.session_id) or await self._adopt(record, source)
+        return Refused(481, "the dialog's session is not to be had") if known is None else Found(known, from_node)
 
     def _buried(self, ended: Ended, source: RecordingSource) -> Refused | Anew:
         if ended.by_src:
@@ -161,11 +171,9 @@ class Recovery:
         lookups: list[tuple[Index, str]] = [("cs_id", each) for each in sorted(wanted)]
         lookups += [("external", external_key(name, value)) for name, value in sorted(others)]
         try:
-            for index, key in lookups:
-                record = await self._stored(index, key)
-                if record is not None and record.call.identity == source.name and record.ended != "bye":
-                    same_session = bool(wanted & cs_ids(record.metadata))
-                    if same_session or others & external_ids(record.call, record.metadata):
+            for index, key in lookups[:LOOKUPS_LIMIT]:
+                for record in await self._all_stored(index, key):
+                    if self._may_go_on(record, source) and _is_same_call(record, wanted, others):
                         candidates[record.call.session_id] = record
         except (StoreError, TimeoutError):
             return Anew()
@@ -174,19 +182,26 @@ class Recovery:
         (record,) = candidates.values()
         return await self._continue(record, source)
 
+    @staticmethod
+    def _may_go_on(record: SessionRecord, source: RecordingSource) -> bool:
+        ended = record.ended == "bye" or (record.call.ended_by_src and not record.call.live)
+        return record.call.identity == source.name and not ended
+
     async def _continue(self, record: SessionRecord, source: RecordingSource) -> Found | Anew:
         session_id = record.call.session_id
         if record.ended is not None:
             return Anew(continues=session_id)
-        call = self._calls.get(session_id)
+        from_node, call = record.call.node, self._calls.get(session_id)
         if call is None:
             call = await self._adopt(record, source) if record.call.live else None
-            return Found(call) if call is not None else Anew(replica_of=session_id)
+            return Found(call, from_node) if call is not None else Anew(replica_of=session_id)
+        if call.data.state is State.OFFERED:
+            return Anew(replica_of=session_id)
         if not call.data.live:
             return Anew(continues=session_id)
         now = self._now()
-        alive = not call.quiet(now - PARALLEL_SECONDS) or call.age(now) < YOUNG_SECONDS or not call.active
-        return Anew(replica_of=session_id) if alive else Found(call)
+        alive = not call.quiet(now - PARALLEL_SECONDS) or call.young(now, YOUNG_SECONDS) or not call.active
+        return Anew(replica_of=session_id) if alive else Found(call, from_node)
 
     async def of_dialog(self, key: DialogKey, source: RecordingSource) -> Call | None:
         """The session whose dialog a request names that is unknown here; brought here if it is to be had.
@@ -200,17 +215,18 @@ class Recovery:
 
     async def _stored(self, index: Index, key: str) -> SessionRecord | None:
         """The only session known under `key`; None when it is not exactly one. Raises StoreError, TimeoutError."""
+        found = await self._all_stored(index, key)
+        return found[0] if len(found) == 1 else None
+
+    async def _all_stored(self, index: Index, key: str) -> list[SessionRecord]:
+        """The sessions known under `key`, live ones as they are now. Raises StoreError, TimeoutError."""
+        records = []
         async with asyncio.timeout(STORE_SECONDS):
-            found = await self._use.store.find(index, key)
-            if len(found) != 1:
-                return None
-            call = self._calls.get(found[0])
-            if call is not None:
-                return call.record
-            try:
-                return await self._use.store.load(found[0])
-            except NotFound:
-                return None
+            for session_id in (await self._use.store.find(index, key))[:CANDIDATES_LIMIT]:
+                call = self._calls.get(session_id)
+                with contextlib.suppress(NotFound):
+                    records.append(call.record if call is not None else await self._use.store.load(session_id))
+        return records
 
     def _oldest(self) -> float:
         return next(iter(self._ended.values())).at
@@ -222,3 +238,12 @@ def _read(part: BodyPart) -> Recording | None:
     except MetadataError:
         return None
     return document if isinstance(document, Recording) else None
+
+
+def _is_same_call(record: SessionRecord, wanted: set[str], others: set[tuple[str, str]]) -> bool:
+    """Whether a session that an index named has one of the ids: an index is a hint. One that has ended has no
+    metadata any more; its index was made from it.
+    """
+    if record.ended is not None:
+        return True
+    return bool(wanted & cs_ids(record.metadata) or others & external_ids(record.call, record.metadata))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,10 +14,11 @@ from typing import Any
 from pyee import EventEmitter
 
 from siprec import clock, log
-from siprec.errors import PeerError, SipError, SiprecError, StoreError
-from siprec.recorder.call import Call, Check, How, Item, MovedInto, Stop, TakeOver
+from siprec.errors import ConfigurationError, PeerError, SipError, SiprecError, StoreError
+from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
+from siprec.recorder.items import Check, How, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
@@ -111,17 +113,17 @@ class Recorder:
         """
         if request.method not in {"INVITE", "OPTIONS"}:
             return None
-        reason = self._overload(request.method, flow.remote[0], now)
+        reason = self._overload(request.method, flow.remote[0], now, carries_on="Replaces" in request.headers)
         if reason is None:
             return None
         self.refused[reason] += 1
         self.log.warning("refused for now", reason=reason, method=request.method, source=flow.remote[0])
         return RETRY_AFTER
 
-    def _overload(self, method: str, address: str, now: float) -> str | None:
+    def _overload(self, method: str, address: str, now: float, *, carries_on: bool) -> str | None:
         if self.draining:
             return "shutting down"
-        if self.live >= self._limits.max_sessions:
+        if self.live >= self._limits.max_sessions and not carries_on:
             return "MAX_SESSIONS reached"
         if not self._disk_has_room(now):
             return "less than DISK_RESERVE free"
@@ -143,6 +145,8 @@ class Recorder:
     # ------------------------------------------------------------------ events
 
     def _request(self, event: RequestReceived, now: float) -> None:
+        if self._contradicts(event, now):
+            return
         if event.dialog is not None:
             self._in_dialog(event, event.dialog, now)
         elif event.request.method == "INVITE":
@@ -151,6 +155,16 @@ class Recorder:
             self._options(event, now)
         else:
             self._answer(event, 481 if event.request.method == "BYE" else 405, now)
+
+    def _contradicts(self, event: RequestReceived, now: float) -> bool:
+        """Answer a Replaces of a form that RFC 3891 section 3 forbids: 400, before anything else is looked at."""
+        try:
+            replaces_of(event.request)
+        except SipError as error:
+            self._count(error.reason, event)
+            self._answer(event, error.status, now)
+            return True
+        return False
 
     def _in_dialog(self, event: RequestReceived, dialog: Dialog, now: float) -> None:
         call = self._by_dialog.get(dialog.key)
@@ -169,6 +183,8 @@ class Recorder:
         """A request in a dialog that is not here: it may be stored, or an INVITE may bring its own recovery."""
         source = identify(self._limits.sources, event.flow.remote[0])
         received = RequestReceived(event.transaction, event.request, event.flow, None)
+        if self._contradicts(received, now):
+            return
         if source is None:
             self._answer(received, 403, now)
         elif event.request.method == "INVITE" and "Replaces" in event.request.headers:
@@ -201,12 +217,7 @@ class Recorder:
         `own` is the session whose dialog a re-INVITE came in.
         """
         now = clock.monotonic()
-        try:
-            replaces = replaces_of(event.request)
-        except SipError as error:
-            self._count(error.reason, event)
-            self._answer_and_flush(event, error.status)
-            return
+        replaces = replaces_of(event.request)
         if replaces is not None:
             found = await self._recovery.replaced(replaces, source)
         else:
@@ -214,17 +225,13 @@ class Recorder:
         match found:
             case Refused():
                 self._count(found.reason, event)
-                self._answer_and_flush(event, found.status)
-            case Found(call) if call is own:
-                call.post(event)
+                retry = [("Retry-After", str(RETRY_AFTER))] if found.status == 500 else []
+                self._answer_and_flush(event, found.status, retry)
             case Found(call):
-                how: How = "fresh-invite" if replaces is None else "replaces" if own is None else "reinvite"
-                if event.request.to.tag and own is None:
-                    how = "reinvite"
+                how: How = "fresh-invite" if replaces is None else "reinvite" if event.request.to.tag else "replaces"
                 self._by_invite[event.transaction] = call
-                call.post(TakeOver(event, how, source, call.data.node))
-                if own is not None:
-                    own.post(MovedInto(call.data.session_id))
+                call.invites.add(event.transaction)
+                call.post(_take_over(event, how, source, found, own))
             case Anew() if own is not None:
                 own.post(event)
             case Anew():
@@ -261,27 +268,37 @@ class Recorder:
         return call
 
     async def restore(self) -> None:
-        """Take up the sessions that an earlier process of this node left in the store."""
+        """Take up the sessions that an earlier process of this node left in the store.
+
+        One that cannot be taken up is given up here: its folder is then salvaged like any other leftover.
+        """
         for session_id in await self._use.store.owned(self._use.policy.node):
             try:
-                record = await self._use.store.load(session_id)
-                if not record.call.live:
-                    continue
-                policy, fence = self._use.policy, record.call.fence
-                record = await self._use.store.adopt(session_id, policy.node, self._use.boot, fence)
-                source = next(each for each in self._limits.sources if each.name == record.call.identity)
-                call = Call(self._use, record, source, record.call.source)
-                await call.restore()
-            except (SiprecError, OSError, StopIteration) as error:
-                self.log.error("session cannot be restored", session=session_id, error=repr(error))
-                continue
-            self._start(call)
+                await self._restore(session_id)
+            except Exception as error:  # whatever a record holds, the other sessions go on
+                self.log.error("session cannot be restored", session=session_id, error=repr(error), exc_info=True)
+                with contextlib.suppress(StoreError):
+                    await self._use.store.tombstone(session_id, "lost")
+
+    async def _restore(self, session_id: str) -> None:
+        store, policy = self._use.store, self._use.policy
+        record = await store.load(session_id)
+        if not (record.call.live or record.call.state is State.OFFERED):
+            await store.tombstone(session_id, "bye" if record.call.ended_by_src else "lost")
+            return
+        source = next((each for each in self._limits.sources if each.name == record.call.identity), None)
+        if source is None:
+            raise ConfigurationError([f"SIP_ALLOW: {record.call.identity} is not listed any more"])
+        record = await store.adopt(session_id, policy.node, self._use.boot, record.call.fence)
+        call = Call(self._use, record, source, record.call.source)
+        await call.restore()
+        self._start(call)
 
     def _start(self, call: Call) -> None:
         for each in call.record.dialogs:
             self._by_dialog[each.dialog.key] = call
         self._calls[call.data.session_id] = call
-        self._spawn(self._run(call, ""))
+        self._spawn(self._run(call))
 
     def watch(self, interval: float) -> None:
         """Look after all sessions every `interval` seconds, after interrupted ones more often, until `stop`."""
@@ -310,25 +327,34 @@ class Recorder:
     def _begin(self, event: RequestReceived, source: RecordingSource, anew: Anew) -> None:
         call = Call.answering(self._use, event, source)
         call.data.continues, call.data.replica_of = anew.continues, anew.replica_of
+        call.data.plain = not recognise(event.request, bodies.read(event.request).parts).is_recording_session
         call.log.info("call offered", source=event.flow.remote[0], identity=source.name)
         self._calls[call.data.session_id] = call
         self._by_invite[event.transaction] = call
-        self._spawn(self._run(call, event.transaction))
+        call.invites.add(event.transaction)
+        self._spawn(self._run(call))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, call: Call, invite: str) -> None:
+    async def _run(self, call: Call) -> None:
         try:
             await call.run(lambda key: self._by_dialog.__setitem__(key, call))
         finally:
             self._recovery.bury(call)
             self._calls.pop(call.data.session_id, None)
-            self._by_invite.pop(invite, None)
+            for invite in call.invites:
+                self._by_invite.pop(invite, None)
             for each in call.record.dialogs:
-                self._by_dialog.pop(each.dialog.key, None)
+                if self._by_dialog.get(each.dialog.key) is call:  # a dialog may have moved to another session
+                    del self._by_dialog[each.dialog.key]
+        for item in call.left():
+            if isinstance(item, TakeOver):  # it crossed the end: what it named is over now
+                self._spawn(self._recover(item.event, item.source, None))
+            elif isinstance(item, RequestReceived):
+                self._answer_and_flush(item, 200 if item.request.method == "BYE" else 481)
 
     def _options(self, event: RequestReceived, now: float) -> None:
         self._answer(event, 200, now, [("Accept", ", ".join(bodies.ACCEPT))])
@@ -450,6 +476,21 @@ class Recorder:
             room = free_bytes(self._use.policy.root) > self._limits.disk_reserve
             self._free = (now, room)
         return room
+
+
+def _take_over(event: RequestReceived, how: How, source: RecordingSource, found: Found, own: Call | None) -> TakeOver:
+    """What the session that is carried on is told; `own` is the one whose dialog the INVITE came in."""
+    call = found.call
+    if own is None or own is call:
+        return TakeOver(event, how, source, found.from_node)
+    return TakeOver(
+        event,
+        how,
+        source,
+        found.from_node,
+        moved=lambda session_id: own.post(MovedInto(session_id)),
+        local_sdp=own.data.local_sdp,
+    )
 
 
 def free_bytes(path: Path) -> int:

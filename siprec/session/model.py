@@ -47,6 +47,7 @@ class Channel:
     remote: tuple[str, int] | None
     remote_rtcp: tuple[str, int] | None = None
     rtcp_mux: bool = False
+    sdp_mode: Mode = "active"
     address: str = ""
     port: int = 0
     rtcp_port: int = 0
@@ -61,10 +62,20 @@ class Channel:
 
 @dataclass(slots=True)
 class DialogInfo:
-    """A SIP dialog of the session, and whose it is: `identity` names the SRC (its SIP_ALLOW entry)."""
+    """A SIP dialog of the session, and whose it is: `identity` names the SRC (its SIP_ALLOW entry).
+
+    What another process must know of the SRC: `updates`, its Allow lists UPDATE; `siprec`, its INVITE required it;
+    `metadata_type`, the media type of its metadata, empty before any. `session_expires`: seconds of the session timer
+    (RFC 4028), 0 without one; `refreshes`: it is us who refresh.
+    """
 
     dialog: Dialog
     identity: str
+    updates: bool = False
+    siprec: bool = False
+    metadata_type: str = ""
+    session_expires: int = 0
+    refreshes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +92,8 @@ class Recovery:
 class CallData:
     """A recording session. Times are CLOCK_REALTIME nanoseconds.
 
-    `saved_ns`: when it was last stored. `local_sdp`: our last offer or answer. `external_ids`: ids that other systems
-    know the call by, from its headers.
+    `plain`: a call that is no recording session (RECORD_PLAIN_CALLS). `saved_ns`: when it was last stored. `local_sdp`:
+    our last offer or answer. `external_ids`: ids that other systems know the call by, from its headers.
     """
 
     session_id: str
@@ -98,6 +109,7 @@ class CallData:
     ended_ns: int | None = None
     ended_by_src: bool = False
     saved_ns: int = 0
+    plain: bool = False
     continues: str | None = None
     replica_of: str | None = None
     merged_into: str | None = None

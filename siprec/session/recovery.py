@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from siprec.errors import SipError
 from siprec.metadata import extensions
 from siprec.metadata.model import Recording, RSMetadata
-from siprec.session.model import CallData
-from siprec.sip.dialog import DialogKey
+from siprec.session.model import CallData, DialogInfo
+from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.headers import parse_params
 from siprec.sip.message import Request
 
@@ -25,6 +25,10 @@ PARALLEL_SECONDS = 1.0
 
 YOUNG_SECONDS = 2.0
 """A dialog younger than this cannot have failed yet: the SRC sent two INVITEs on purpose (parallel recording)."""
+
+CSEQ_LEAP = 1000
+"""Our CSeq in a dialog rises by this when another process takes it up: what was sent after the last save is not
+known. A recorder sends fewer than one request a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +74,16 @@ def external_ids(call: CallData, metadata: RSMetadata) -> set[tuple[str, str]]:
     """The ids by which a session may be recognised, as (name, value)."""
     known = call.external_ids | extensions.external_ids(metadata)
     return {(name, known[name]) for name in CORRELATING_IDS if known.get(name)}
+
+
+def open_dialogs(dialogs: Iterable[DialogInfo]) -> list[Dialog]:
+    """Those that have not been ended."""
+    return [each.dialog for each in dialogs if each.dialog.state != "terminated"]
+
+
+def recalled(dialogs: list[DialogInfo]) -> DialogInfo | None:
+    """The current one of a stored session's dialogs, all of them made fit to be used by another process."""
+    for dialog in open_dialogs(dialogs):
+        dialog.local_cseq += CSEQ_LEAP
+        dialog.state = "confirmed"  # an early one was stored just before its 200 OK, which may have gone out
+    return dialogs[-1] if dialogs else None

@@ -1,0 +1,74 @@
+"""What a call's queue holds: events of the endpoint, and what the recorder itself has to say to a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from siprec.recorder.refresh import TimerDue
+from siprec.session.admission import RecordingSource
+from siprec.sip.events import (
+    AckMissing,
+    AckReceived,
+    Cancelled,
+    ProvisionalAcknowledged,
+    RequestFailed,
+    RequestReceived,
+    ResponseReceived,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """We end the session; `reason` is for the log and the events file."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Time to see whether the SRC is still there."""
+
+
+How = Literal["replaces", "reinvite", "fresh-invite"]
+"""How an SRC has a session carried on, as recording.json tells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovedInto:
+    """The dialog of this session has moved to the session it named in Replaces; this one ends."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """An INVITE that carries this session on.
+
+    `moved` is called with this session's id once it is answered with 200, when it came in another session's dialog,
+    whose last SDP of ours is `local_sdp`.
+    """
+
+    event: RequestReceived
+    how: How
+    source: RecordingSource
+    from_node: str
+    moved: Callable[[str], None] | None = None
+    local_sdp: str = ""
+
+
+Item = (
+    RequestReceived
+    | AckReceived
+    | AckMissing
+    | Cancelled
+    | ProvisionalAcknowledged
+    | ResponseReceived
+    | RequestFailed
+    | TimerDue
+    | TakeOver
+    | MovedInto
+    | Check
+    | Stop
+)

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from tests.failover import network, restart, worker
+from tests.failover import disk, network, restart, worker
 from tests.failover.figures import Row, table
 from tests.load.machine import disturbed, raise_descriptor_limit
 
@@ -28,6 +28,7 @@ FAILURES: dict[str, Driver] = {
     "upgrade": worker.upgraded,
     "restart": restart.restarted,
     "network": network.cut_off,
+    "disk": disk.filled,
 }
 
 

@@ -1,0 +1,89 @@
+"""The disk is full for a while, then there is room again. Needs root, for a small file system of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.failover.calls import calling, expect_one_each, rendered
+from tests.failover.figures import Row, count, mark
+from tests.support.server import serving
+
+DISK_MIB = 96
+"""Audio and captures of all calls, also while they are rendered."""
+
+FULL_SECONDS = 5.0
+
+LONG_SECONDS = 12.0
+"""With hardly any RTP_BACKLOG, longer than the sockets hold out (5 s): then packets must be lost, and be told of."""
+
+ALLOWED_MS = 1000
+
+CHUNK = 1 << 20
+
+
+async def filled(root: Path, quick: bool) -> list[Row]:
+    """A full disk with the usual memory for what waits, and with next to none."""
+    sessions = 2 if quick else 25
+    rows = [await _measure(root / "usual", sessions, 1.0 if quick else FULL_SECONDS)]
+    if not quick:
+        rows.append(await _measure(root / "tight", sessions, LONG_SECONDS, RTP_BACKLOG="64KiB"))
+    return rows
+
+
+async def _measure(root: Path, sessions: int, seconds: float, **environ: str) -> Row:
+    held = f"RTP_BACKLOG {environ['RTP_BACKLOG']}" if environ else "RTP_BACKLOG as it is"
+    row = Row(f"disk full for {seconds:g} s, {held}", f"fault + {ALLOWED_MS} ms; cause `disk` told; no crash", sessions)
+    root.mkdir()
+    if os.geteuid() != 0:
+        row.details["skipped"] = "a file system of its own needs root"
+        return row
+    with _small_disk(root), serving(root, CAPTURE_KEEP="always", **environ) as server:
+        async with calling(server.uri, sessions) as calls:
+            worker, before = server.worker, [folder.session_id for folder in server.recordings()]
+            marks, began = mark(calls.streams), time.monotonic()
+            filler = await asyncio.to_thread(_fill, root)
+            await asyncio.sleep(seconds - (time.monotonic() - began))
+            filler.unlink()
+            fault_ms = (time.monotonic() - began) * 1000
+            await asyncio.sleep(1.5)
+            await calls.bye(row)
+            await rendered(server, sessions)
+            row.expect(server.worker == worker, "the worker did not survive")
+            row.expect(server.stop() == 0, "the server did not stop in order")
+        expect_one_each(row, server, before, how=None)
+        count(row, server.recordings(), calls.streams, [marks])
+        causes = sorted({gap.cause for folder in server.recordings() for gap in folder.read().gaps})
+        said = [line for line in server.log if line["event"] == "capture in trouble"]
+    row.details |= {"fault_ms": round(fault_ms), "causes_of_gaps": causes, "said": [each["cause"] for each in said]}
+    row.expect(any(each["cause"] == "disk" for each in said), "the log does not tell of the disk")
+    row.expect(causes == (["disk"] if any(row.packets_lost) else []), f"causes of gaps: {causes}")
+    row.expect(max(row.milliseconds) <= fault_ms + ALLOWED_MS, "the gap is longer than the fault")
+    return row
+
+
+def _fill(root: Path) -> Path:
+    """Write until nothing fits any more."""
+    filler = root / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (CHUNK, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    return filler
+
+
+@contextmanager
+def _small_disk(root: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "siprec-failover", str(root)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)

@@ -26,6 +26,9 @@ TOMBSTONE_SECONDS = 600.0
 TOMBSTONE_LIMIT = 20_000
 """Tombstones kept at most, about 20 MB: 33 calls ending each second for all of `TOMBSTONE_SECONDS`."""
 
+FIND_LIMIT = 32
+"""Sessions looked at for one key: the rules ask for exactly one, and a peer may give all its calls the same id."""
+
 
 @dataclass(slots=True)
 class SessionRecord:

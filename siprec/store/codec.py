@@ -17,7 +17,6 @@ from typing import Any
 from siprec.errors import StoreError
 from siprec.metadata.model import RSMetadata
 from siprec.session.model import CallData, DialogInfo
-from siprec.session.transitions import State
 from siprec.store import plain
 from siprec.store.base import IndexKey, Reason, SessionRecord, dialog_key, external_key, media_key
 
@@ -116,23 +115,23 @@ def decode(row: Row) -> SessionRecord:
 
 
 def keys(row: Row) -> frozenset[IndexKey]:
-    """Under what a session can be found; an ended one by all but its ports. Raises Unreadable."""
-    bodies = _bodies(replace(row, sdp=b"", xml=b""))
+    """Under what a session can be found; an ended one by all but its ports. Raises Unreadable.
+
+    Only what it needs is looked at: at a start this is done for every session.
+    """
+    core = _bodies(replace(row, sdp=b"", xml=b""))["core"]
     try:
-        call = plain.load(CallData, {**bodies["core"]["call"], **_BLANK, "node": row.node})
-        dialogs = [plain.load(DialogInfo, each).dialog for each in bodies["core"]["dialogs"]]
-        found: set[IndexKey] = {("cs_id", str(each)) for each in bodies["core"]["cs"]}
+        call, dialogs = core["call"], [each["dialog"] for each in core["dialogs"]]
+        found: set[IndexKey] = {("cs_id", str(each)) for each in core["cs"]}
+        found |= {("dialog", dialog_key(each["call_id"], each["local_tag"], each["remote_tag"])) for each in dialogs}
+        found |= {("call_id", str(each["call_id"])) for each in dialogs}
+        found |= {("external", external_key(*each)) for each in call.get("external_ids", {}).items() if each[1]}
+        if not row.ended:
+            open_channels = [each for each in call.get("channels", ()) if each["mode"] != "closed"]
+            found |= {("media", media_key(row.node, each["port"])) for each in open_channels if each.get("port")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{row.session_id}: {error}") from None
-    found |= {("dialog", dialog_key(*each.key)) for each in dialogs}
-    found |= {("call_id", each.call_id) for each in dialogs}
-    found |= {("external", external_key(name, value)) for name, value in call.external_ids.items() if value}
-    if not row.ended:
-        found |= {("media", media_key(row.node, each.port)) for each in call.channels if each.open and each.port}
     return frozenset(found)
-
-
-_BLANK: Raw = {"session_id": "", "fence": 0, "version": 0, "state": State.OFFERED.value}
 
 
 def _bodies(row: Row) -> Raw:

@@ -53,6 +53,7 @@ def _dataclass(kind: type) -> tuple[Dump, Load]:
     hints = get_type_hints(kind)
     fields = [each for each in dataclasses.fields(kind) if each.init and each.metadata.get("stored", True)]
     columns = [(each.name, *shape(hints[each.name]), _is_default(each)) for each in fields]
+    reads = {name: read for name, _, read, _ in columns}
     required = {each.name for each in fields if _is_required(each)}
 
     def out(value: Any) -> dict[str, Any]:
@@ -66,9 +67,9 @@ def _dataclass(kind: type) -> tuple[Dump, Load]:
     def back(raw: object) -> Any:
         if not isinstance(raw, dict):
             raise ValueError(f"{kind.__name__} is not an object")
-        if missing := required - raw.keys():
-            raise ValueError(f"{kind.__name__} lacks {', '.join(sorted(missing))}")
-        return kind(**{name: read(raw[name]) for name, _, read, _ in columns if name in raw})
+        if not required <= raw.keys():
+            raise ValueError(f"{kind.__name__} lacks {', '.join(sorted(required - raw.keys()))}")
+        return kind(**{name: reads[name](item) for name, item in raw.items() if name in reads})
 
     return out, back
 

@@ -32,7 +32,7 @@ from redis.exceptions import RedisError, ResponseError
 from siprec import log
 from siprec.errors import Conflict, NotFound, NotOwner, StoreUnavailable
 from siprec.store import codec, layout
-from siprec.store.base import TOMBSTONE_SECONDS, Health, Index, IndexKey, Reason, SessionRecord
+from siprec.store.base import FIND_LIMIT, TOMBSTONE_SECONDS, Health, Index, IndexKey, Reason, SessionRecord
 from siprec.store.codec import Row, TooNew, Unreadable
 from siprec.store.dirty import DirtyMap, Mark
 from siprec.store.sqlite import SqliteSessionStore
@@ -59,9 +59,6 @@ DOUBT_SECONDS = 2.0
 
 CONNECTIONS = 8
 """Calls at once; more of them would only queue in Redis."""
-
-FIND_LIMIT = 32
-"""Sessions looked at for one key: the rules ask for exactly one, and a peer may give all its calls the same id."""
 
 CLOSE_SECONDS = 1.0
 """How long closing waits for Redis to take what it has not; the journal has it anyway."""

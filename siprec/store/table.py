@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Flag
+from itertools import islice
 
 from siprec.errors import Conflict, NotFound, NotOwner
 from siprec.store import codec
-from siprec.store.base import TOMBSTONE_LIMIT, TOMBSTONE_SECONDS, Index, IndexKey, Reason
+from siprec.store.base import FIND_LIMIT, TOMBSTONE_LIMIT, TOMBSTONE_SECONDS, Index, IndexKey, Reason
 from siprec.store.codec import Row, Unreadable
 
 
@@ -53,7 +54,7 @@ class Table:
         self._now = now
         self._expired = expired
         self._entries: dict[str, _Entry] = {}
-        self._index: dict[int, str | tuple[str, ...]] = {}
+        self._index: dict[int, str | dict[str, None]] = {}
         self._tombstones: deque[tuple[float, str]] = deque()
 
     def __len__(self) -> int:
@@ -89,11 +90,11 @@ class Table:
         return row
 
     def find(self, index: Index, key: str) -> list[str]:
-        """Ids of the sessions whose rows hold `key`."""
+        """Ids of the sessions whose rows hold `key`; at most `FIND_LIMIT` are looked at."""
         self._expire()
         wanted = (index, key)
         found = self._index.get(hash(wanted), ())
-        ids = (found,) if isinstance(found, str) else found
+        ids = (found,) if isinstance(found, str) else tuple(islice(found, FIND_LIMIT))
         return sorted(each for each in ids if wanted in codec.keys(self._entries[each].row))
 
     def owned(self, node: str) -> list[str]:
@@ -185,18 +186,23 @@ class Table:
             gone = codec.keys(known.row) - keys
             self._forget(row.session_id, known.hashes)
         for each in hashes:
-            self._index[each] = _with(self._index.get(each), row.session_id)
+            self._enter(each, row.session_id)
         self._entries[row.session_id] = _Entry(row, hashes)
         return gone, True
 
+    def _enter(self, key: int, session_id: str) -> None:
+        """Nearly all keys have one session, which is held bare; the others have a dict, however many they are."""
+        found = self._index.setdefault(key, session_id)
+        if isinstance(found, dict):
+            found[session_id] = None
+        elif found != session_id:
+            self._index[key] = {found: None, session_id: None}
+
     def _forget(self, session_id: str, hashes: Iterable[int]) -> None:
         for each in hashes:
-            found = self._index.get(each, ())
-            rest = () if isinstance(found, str) else tuple(other for other in found if other != session_id)
-            if len(rest) > 1:
-                self._index[each] = rest
-            elif rest:
-                self._index[each] = rest[0]
+            found = self._index.get(each)
+            if isinstance(found, dict) and len(found) > 1:
+                found.pop(session_id, None)
             else:
                 self._index.pop(each, None)
 
@@ -215,13 +221,6 @@ class Table:
 def _same_keys(row: Row, old: Row) -> bool:
     """Whether a glance tells that both are found under the same keys."""
     return row.core == old.core and row.node == old.node and row.ended == old.ended
-
-
-def _with(found: str | tuple[str, ...] | None, session_id: str) -> str | tuple[str, ...]:
-    if found is None or found == session_id:
-        return session_id
-    others = (found,) if isinstance(found, str) else found
-    return others if session_id in others else (*others, session_id)
 
 
 def _sharing(row: Row, old: Row | None) -> Row:

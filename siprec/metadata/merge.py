@@ -182,9 +182,13 @@ class _Merge:
         return True
 
     def _overlay(self, held: _Value | None, new: _Value) -> _Value:
-        """What a partial document leaves out stays as it was; a complete one says all."""
-        if held is None or self.update.datamode == "complete":
+        """What a partial document leaves out stays as it was; a complete one says all, but for ids of other systems:
+        SBCs send these once, and they name the call for good.
+        """
+        if held is None:
             return new
+        if self.update.datamode == "complete":
+            return replace(new, extensions=new.extensions or held.extensions)
         given: dict[str, Any] = {each.name: getattr(new, each.name) for each in fields(new)}
         return replace(held, **{name: value for name, value in given.items() if value})
 

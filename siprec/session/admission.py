@@ -53,7 +53,7 @@ def is_metadata(part: BodyPart) -> bool:
     return (part.content_type.type.lower(), part.content_type.subtype.lower()) in METADATA_TYPES
 
 
-def recognise(request: Request, parts: Sequence[BodyPart], *, strict: bool) -> Recognition:
+def recognise(request: Request, parts: Sequence[BodyPart], *, strict: bool = False) -> Recognition:
     """Look for a recording session in an INVITE and its body parts.
 
     `strict` is RFC 7866 section 6.2 to the letter: `+sip.src` in the Contact and `siprec` in Require.

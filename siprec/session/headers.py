@@ -69,9 +69,14 @@ def received_at(request: Request, now_ns: int) -> int:
     return at_ns
 
 
-def described(request: Request) -> Recording:
-    """The participants of a call that came without metadata, as far as its headers name them."""
-    people = list(_cisco_participants(request)) or list(_near_and_far(request)) or list(_ends(request))
+def described(request: Request, *, plain: bool) -> Recording:
+    """The participants of a call that came without metadata, as far as its headers name them.
+
+    `plain`: it is no recording session, so that its caller is who is heard; else From names the SRC itself.
+    """
+    people = list(_cisco_participants(request)) or list(_near_and_far(request))
+    if plain and not people:
+        people = list(_ends(request))
     people = people[:PARTICIPANTS_LIMIT]
     return Recording(
         participants=tuple(Participant(str(index), (name_id,)) for index, name_id in people),

@@ -40,8 +40,8 @@ def changes(
 ) -> list[Change]:
     """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe.
 
-    `held` tells of an inactive channel whether the call itself holds it (its metadata says that nobody sends it any
-    more); without that an inactive stream is a pause of the recording (RFC 7866 section 7.1.1.1).
+    `held` tells of a channel whether the call itself holds it: its metadata says that those heard in it send it no more
+    (RFC 8068 section 3.2.2). Otherwise an inactive stream is a pause of the recording (RFC 7866 section 7.1.1.1).
     """
     found: list[Change] = []
     count = len(channels)
@@ -60,6 +60,12 @@ def changes(
         elif (wanted := _moved(current, stream, held)) != current:
             found.append(Change("changed", wanted))
     return found
+
+
+def holds(channels: Sequence[Channel], held: Callable[[Channel], bool]) -> list[Channel]:
+    """The open channels whose mode changes by metadata alone: held by the call, or no longer."""
+    wanted = [(each, "hold" if held(each) else each.sdp_mode) for each in channels if each.open]
+    return [replace(channel, mode=mode) for channel, mode in wanted if mode != channel.mode]
 
 
 def mode_of(stream: NegotiatedStream) -> Mode:
@@ -90,6 +96,7 @@ def _channel(index: int, stream: NegotiatedStream, known: Channel | None) -> Cha
         mline=stream.index,
         label=stream.label,
         mode=mode_of(stream),
+        sdp_mode=mode_of(stream),
         formats=stream.formats,
         remote=_remote(stream),
         remote_rtcp=stream.remote_rtcp,
@@ -102,7 +109,8 @@ def _moved(current: Channel, stream: NegotiatedStream, held: Callable[[Channel],
     return replace(
         current,
         label=current.label if stream.label is None else stream.label,
-        mode="hold" if mode == "paused" and held(current) else mode,
+        mode="hold" if held(current) else mode,
+        sdp_mode=mode,
         formats=stream.formats,
         remote=_remote(stream) or current.remote,
         remote_rtcp=stream.remote_rtcp or current.remote_rtcp,

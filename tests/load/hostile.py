@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 CALLS = 20
 GROWTH_KIB = 32 * 1024
 SETUP_MS = 100.0
+SPARE = 8
+"""Descriptors beside those of calls that the server may have opened meanwhile: renderers, a file being written."""
 SETUPS = 40
 HALF_OPEN_SECONDS = 40.0
 """64*T1 are 32 s; the rest is for closing captures and for rendering on a busy machine."""
@@ -140,26 +142,30 @@ async def _setup_ms(client: RecordingClient, server: Server) -> dict[str, float]
 
 
 async def half_open(root: Path, size: int) -> Found:
-    """INVITEs that are never acknowledged: to the limit and no further; all is back 40 s after the last one."""
+    """INVITEs that are never acknowledged: to the limit and no further; all is back 40 s after the last one.
+
+    A first flood fills the server once: what the allocator keeps of that is no leak, what the second adds would be.
+    """
     limit = 1_000
     with serving(root, CAPTURE_KEEP="always", MAX_SESSIONS=str(limit)) as server:
-        async with live_calls(server, 1):
-            pass
-        before, held = resident_kib(server.worker), descriptors(server)
         async with live_calls(server) as calls:
-            with_calls = descriptors(server)
-            told = await tool(*module("half_open", server.port, size))
-            begun, most, full = time.monotonic(), resident_kib(server.worker), descriptors(server)
-            await asyncio.to_thread(_wait, lambda: descriptors(server) <= with_calls, HALF_OPEN_SECONDS)
-            seconds, left = time.monotonic() - begun, descriptors(server)
-            assert len(calls) == CALLS
-        after = resident_kib(server.worker)
-    assert left <= with_calls, (held, with_calls, full, left)
-    assert told["retry_after"] == told["statuses"].get("503", 0)
-    assert told["statuses"].get("200", 0) <= limit - CALLS, told
-    assert after <= before + GROWTH_KIB, (before, most, after)
-    return {**told, "seconds_until_back": round(seconds, 1), "descriptors": (held, with_calls, full, left),
-            "resident_kib": (before, most, after)}  # fmt: skip
+            with_calls, resident = descriptors(server), [resident_kib(server.worker)]
+            for count in (2 * limit, size):
+                told = await tool(*module("half_open", server.port, count))
+                begun = time.monotonic()
+                await asyncio.to_thread(_wait, lambda: descriptors(server) <= with_calls + SPARE, HALF_OPEN_SECONDS)
+                seconds, left = time.monotonic() - begun, descriptors(server)
+                resident.append(resident_kib(server.worker))
+                assert told["retry_after"] == told["statuses"].get("503", 0)
+                assert told["statuses"].get("200", 0) <= limit - len(calls), told
+                assert left <= with_calls + SPARE, (with_calls, left)
+    assert resident[2] <= resident[1] + GROWTH_KIB, resident
+    return {
+        **told,
+        "seconds_until_back": round(seconds, 1),
+        "descriptors": (with_calls, left),
+        "resident_kib": resident,
+    }
 
 
 def descriptors(server: Server) -> int:

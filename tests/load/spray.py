@@ -109,9 +109,10 @@ def request(method: str, number: int) -> bytes:
 
 def main(arguments: list[str]) -> None:
     what, host, *rest = arguments
-    told = (
-        spray(host, float(rest[0]), [int(each) for each in rest[1:]]) if what == "rtp" else knock(host, *map(int, rest))
-    )
+    if what == "rtp":
+        told = spray(host, float(rest[0]), [int(each) for each in rest[1:]])
+    else:
+        told = {"sip": knock, "flood": flood}[what](host, *map(int, rest))
     print(json.dumps(told))
 
 

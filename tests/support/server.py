@@ -98,14 +98,11 @@ class Server:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for raw in self.process.stdout:
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                if b"warnings.warn" in raw:  # the second line of what the resource tracker says
-                    continue
-                line = {"event": "not json", "text": raw.decode("utf-8", "replace")}
-            self.log.append(line)
-            self._arrived.put(line)
+            if b"warnings.warn" in raw:  # the second line of what the resource tracker says
+                continue
+            for line in _lines(raw):
+                self.log.append(line)
+                self._arrived.put(line)
         self._arrived.put(None)
 
 
@@ -117,6 +114,19 @@ def _children(pid: int) -> list[int]:
             if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(stat.parent.name))
     return found
+
+
+def _lines(raw: bytes) -> Iterator[Line]:
+    """What a line of output says: usually one thing. A killed worker may not have come to its line's end."""
+    text = raw.decode("utf-8", "replace").strip()
+    decoder = json.JSONDecoder()
+    while text:
+        try:
+            line, end = decoder.raw_decode(text)
+        except ValueError:
+            line, end = {"event": "not json", "text": text}, len(text)
+        yield line
+        text = text[end:].strip()
 
 
 @contextmanager

@@ -145,9 +145,12 @@ class Leg:
         """Close the capture and remove the part: nothing was answered, so there is nothing to hear in it."""
         if self._intake is not None:
             await self._intake.finish(clock.wall_ns())
+            self._intake = None
         self.negotiation.withdraw()
+        self._notes.clear()
         if self._dossier is not None:
             await self.on_disk(self._dossier.discard)
+            self._dossier = None
 
     def last_packet_ns(self) -> int:
         """When the last packet of any stream came, 0 before the first."""

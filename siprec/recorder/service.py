@@ -24,6 +24,7 @@ from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
 from siprec.session.admission import RateLimiter, RecordingSource, identify, recognise
 from siprec.session.recovery import replaces_of
+from siprec.session.model import CallData
 from siprec.session.transitions import State
 from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import (
@@ -85,6 +86,7 @@ class Recorder:
         self._by_dialog: dict[DialogKey, Call] = {}
         self._by_invite: dict[str, Call] = {}
         self._calls: dict[str, Call] = {}
+        self._arriving = 0  # INVITEs let in, whose session is still being looked for
         self._recovery = Recovery(
             facilities,
             calls=self._calls,
@@ -101,8 +103,8 @@ class Recorder:
 
     @property
     def live(self) -> int:
-        """Sessions that hold ports now."""
-        return sum(call.data.live or call.data.started_ns is None for call in self._calls.values())
+        """Sessions that hold ports now, or are about to."""
+        return self._arriving + sum(call.data.live or call.data.state is State.OFFERED for call in self._calls.values())
 
     # ------------------------------------------------------------------ asked by the endpoint
 
@@ -207,9 +209,16 @@ class Recorder:
             self._count("not a recording session", event, setting="RECORD_PLAIN_CALLS")
             self._answer(event, 403, now)
         else:
-            self._spawn(self._recover(event, source, None))
+            self._arriving += 1
+            self._spawn(self._arrive(event, source))
 
     # ------------------------------------------------------------------ sessions that are carried on
+
+    async def _arrive(self, event: RequestReceived, source: RecordingSource) -> None:
+        try:
+            await self._recover(event, source, None)
+        finally:
+            self._arriving -= 1
 
     async def _recover(self, event: RequestReceived, source: RecordingSource, own: Call | None) -> None:
         """Find out whether an INVITE carries a session on, and hand it to that session or to a new one.
@@ -284,7 +293,7 @@ class Recorder:
         store, policy = self._use.store, self._use.policy
         record = await store.load(session_id)
         if not (record.call.live or record.call.state is State.OFFERED):
-            await store.tombstone(session_id, "bye" if record.call.ended_by_src else "lost")
+            await self._give_up(record.call)
             return
         source = next((each for each in self._limits.sources if each.name == record.call.identity), None)
         if source is None:
@@ -446,7 +455,15 @@ class Recorder:
         for wait in waiting:
             wait.cancel()
         await asyncio.gather(*self._tasks, *waiting, return_exceptions=True)
+        for call in calls:
+            if not call.done.is_set() or call.data.state not in FINISHED:
+                await self._give_up(call.data)
         return left
+
+    async def _give_up(self, data: CallData) -> None:
+        """Have the store know that a session is over although it is not rendered: its folder will be salvaged."""
+        with contextlib.suppress(StoreError):
+            await self._use.store.tombstone(data.session_id, "bye" if data.ended_by_src else "lost")
 
     async def hand_over(self) -> None:
         """Leave every call where it stands to a successor: no BYE, no rendering, no port given back."""

@@ -155,7 +155,6 @@ async def test_receiver_reports_are_sent(src: Src, server: Server) -> None:
 # ---------------------------------------------------------------------- section 9: metadata
 
 
-@pytest.mark.xfail(strict=False, reason="channel 0 is named after the From header, which is the SRC itself")
 async def test_a_recording_session_needs_no_metadata(server: Server) -> None:
     src = server.src("trait-01-recognition")
     assert (await src.send("good")).status == 200

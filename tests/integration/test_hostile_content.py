@@ -238,7 +238,6 @@ def test_right_tags_from_another_source_do_nothing(tmp_path: Path) -> None:
         server.wait_for("recording ready")
 
 
-@pytest.mark.xfail(strict=True, reason="notes of a refused call are written to its folder after that is removed")
 @pytest.mark.parametrize("body", [SDP, ""], ids=["offer", "no offer"])
 def test_a_from_that_is_no_uri_is_refused_and_breaks_nothing(tmp_path: Path, body: str) -> None:
     """Refused after the recording's folder was made: `serving` finds no `call failed` in the log."""

@@ -7,7 +7,6 @@ import pytest
 from tests.support.replay import VECTORS, Server, recording_server
 
 
-@pytest.mark.xfail(strict=False, reason="X-Cisco-Recording-Participant of a re-INVITE is not read")
 async def test_cube_names_participants_in_headers(tmp_path: Path) -> None:
     async with recording_server(tmp_path, RECORD_PLAIN_CALLS="true") as server:
         src = server.src("cube-plain")

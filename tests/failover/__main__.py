@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from tests.failover import disk, network, restart, worker
+from tests.failover import disk, network, node, redis, restart, worker
 from tests.failover.figures import Row, table
 from tests.load.machine import disturbed, raise_descriptor_limit
 
@@ -28,8 +28,13 @@ FAILURES: dict[str, Driver] = {
     "upgrade": worker.upgraded,
     "restart": restart.restarted,
     "network": network.cut_off,
+    "node": node.lost,
+    "redis": redis.lost,
     "disk": disk.filled,
 }
+
+MAX_PROBLEM = 1000
+"""What of a problem fits in a line: a log can be long."""
 
 
 def run(names: Sequence[str], *, quick: bool) -> list[Row]:
@@ -47,7 +52,7 @@ async def _one(name: str, root: Path, quick: bool) -> list[Row]:
     try:
         return await FAILURES[name](root, quick)
     except (AssertionError, OSError) as problem:
-        return [Row(name, "runs to its end", problems=[f"{type(problem).__name__}: {problem}"])]
+        return [Row(name, "runs to its end", problems=[f"{type(problem).__name__}: {problem}"[:MAX_PROBLEM]])]
 
 
 def main() -> int:

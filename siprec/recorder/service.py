@@ -23,8 +23,8 @@ from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
 from siprec.session.admission import RateLimiter, RecordingSource, identify, recognise
-from siprec.session.recovery import replaces_of
 from siprec.session.model import CallData
+from siprec.session.recovery import replaces_of
 from siprec.session.transitions import State
 from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import (

@@ -32,12 +32,12 @@ def siprec(root: Path, *arguments: str, **environ: str) -> subprocess.CompletedP
 
 
 async def test_a_killed_server_s_recording_is_rendered_at_the_next_start(tmp_path: Path) -> None:
-    with serving(tmp_path) as first:
+    with serving(tmp_path, REDUNDANCY_STORAGE_TYPE="memory") as first:
         async with live(first) as call:
             await call.run(1.5)
             first.kill_all()
             killed_at = time.time()
-    with serving(tmp_path) as second:
+    with serving(tmp_path, REDUNDANCY_STORAGE_TYPE="memory") as second:
         line = second.wait_for("recording salvaged")
         (folder,) = second.recordings()
     manifest = folder.read()

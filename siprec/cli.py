@@ -84,17 +84,25 @@ def serve(
 def demo(
     once: Annotated[bool, typer.Option("--once", help="end after the call instead of serving on")] = False,
     duration: Annotated[float, typer.Option(help="length of the call in seconds")] = DEMO_SECONDS,
+    failover: Annotated[bool, typer.Option("--failover", help="two nodes; one is killed under the call")] = False,
 ) -> None:
-    """Serve, place one real call of two synthesised voices, and show where its recording lies."""
-    from siprec import demo as demonstration
+    """Serve, place one real call of two synthesised voices, and show where its recording lies.
+
+    With --failover two nodes serve, the one with the call is killed, its SRC goes to the other, and all ends there.
+    """
     from siprec import view
     from siprec.client.options import CallOptions
+    from siprec.demo import call as demonstration
+    from siprec.demo import failover as play
 
     with _sentences():
         configuration = _configure()
         options = CallOptions(duration=duration)
-        folder = asyncio.run(demonstration.demo(configuration, options, once=once, report=_step))
-        if once:
+        if failover:
+            folder = asyncio.run(play.demo(configuration, options, report=_step))
+        else:
+            folder = asyncio.run(demonstration.demo(configuration, options, once=once, report=_step))
+        if once or failover:
             console.print(view.details(folder))
 
 

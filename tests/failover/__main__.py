@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from siprec.errors import SiprecError
 from tests.failover import disk, network, node, redis, restart, worker
 from tests.failover.figures import Row, table
 from tests.load.machine import disturbed, raise_descriptor_limit
@@ -51,7 +53,7 @@ def run(names: Sequence[str], *, quick: bool) -> list[Row]:
 async def _one(name: str, root: Path, quick: bool) -> list[Row]:
     try:
         return await FAILURES[name](root, quick)
-    except (AssertionError, OSError) as problem:
+    except (AssertionError, OSError, subprocess.SubprocessError, SiprecError) as problem:
         return [Row(name, "runs to its end", problems=[f"{type(problem).__name__}: {problem}"[:MAX_PROBLEM]])]
 
 

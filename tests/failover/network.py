@@ -57,21 +57,22 @@ class Link:
 
 
 class Cable(Link):
-    """A veth pair into a network namespace."""
+    """A veth pair into a network namespace; its end on the server's side is the one that is unplugged."""
 
-    def __init__(self, host: foreign.ForeignHost) -> None:
+    def __init__(self, host: foreign.ForeignHost, outside: Executor) -> None:
         super().__init__()
         self.address = host.ours
+        self._outside = outside
 
     def cut(self, calls: Calls) -> None:
-        _link("down")
+        self._set("down")
 
     def mend(self) -> None:
-        _link("up")
+        self._set("up")
 
-
-def _link(state: str) -> None:
-    subprocess.run(["ip", "link", "set", foreign.OURS, state], check=True)
+    def _set(self, state: str) -> None:
+        command = ["ip", "link", "set", foreign.OURS, state]
+        self._outside.submit(partial(subprocess.run, command, check=True)).result()
 
 
 async def cut_off(root: Path, quick: bool) -> list[Row]:
@@ -81,7 +82,7 @@ async def cut_off(root: Path, quick: bool) -> list[Row]:
 
 def _both(root: Path, quick: bool) -> list[Row]:
     # Threads inherit the namespace of the one that starts them, and so do servers: this one is ours.
-    with _executor() as outside, _link_and_runner(quick) as (link, run):
+    with _executor() as outside, _link_and_runner(quick, outside) as (link, run):
         return [
             run(partial(_measure, root / name, quick, link=link, outside=outside, restart=restart))
             for name, restart in (("lives", False), ("restarted", True))
@@ -96,14 +97,16 @@ def _executor() -> Iterator[Executor]:
 
 
 @contextmanager
-def _link_and_runner(quick: bool) -> Iterator[tuple[Link, Callable[[Callable[[], Awaitable[Row]]], Row]]]:
+def _link_and_runner(
+    quick: bool, outside: Executor
+) -> Iterator[tuple[Link, Callable[[Callable[[], Awaitable[Row]]], Row]]]:
     """How to run what the SRC does, where it lives."""
     if quick or foreign.missing() is not None:
         yield Link(), _run
         return
     with foreign.foreign_host() as host, ThreadPoolExecutor(1) as inside:
         inside.submit(_enter, host.namespace).result()
-        yield Cable(host), lambda work: inside.submit(_run, work).result()
+        yield Cable(host, outside), lambda work: inside.submit(_run, work).result()
 
 
 def _run(work: Callable[[], Awaitable[Row]]) -> Row:

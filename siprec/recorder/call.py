@@ -73,6 +73,7 @@ class Call:
         self._contact = Contact(self, facilities.policy)
         self.record = record
         self.invites: set[str] = set()
+        self.closed = asyncio.Event()  # its capture is closed and its end is on disk
         self.done = asyncio.Event()
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
         self.leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
@@ -121,6 +122,7 @@ class Call:
             await self._abandon()
         finally:
             self.leg.refresh.stop()
+            self.closed.set()
             self.done.set()
 
     def left(self) -> list[Item]:
@@ -259,7 +261,7 @@ class Call:
         """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
-        prepared = leg.negotiation.prepare(body.sdp, held=self._held) if body.sdp is not None else None
+        prepared = leg.negotiation.prepare(body.sdp, held=partial(held, self.record)) if body.sdp is not None else None
         try:
             await leg.open(folder, started_ns=clock.wall_ns())
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
@@ -406,12 +408,12 @@ class Call:
         body = bodies.read(event.request)
         await self._learn(leg, event, body)
         if body.sdp is not None:
-            prepared = leg.negotiation.prepare(body.sdp, held=self._held)
+            prepared = leg.negotiation.prepare(body.sdp, held=partial(held, self.record))
             leg.negotiation.commit(prepared, leg.intake)
             describe.assign_participants(self.record)
             text = prepared.text
         else:
-            leg.negotiation.follow_holds(self._held, leg.intake)
+            leg.negotiation.follow_holds(partial(held, self.record), leg.intake)
             text = self._offer(leg) if event.request.method == "INVITE" else ""
         leg.respond(event, 200, extra=timer.headers, body=text)
         leg.run_timer(timer.timer(clock.monotonic()))
@@ -458,7 +460,7 @@ class Call:
             body = bodies.read(event.request)
             if body.sdp is None:
                 raise SdpError("the ACK brings no answer to our offer")
-            prepared = leg.negotiation.conclude(body.sdp, held=self._held)
+            prepared = leg.negotiation.conclude(body.sdp, held=partial(held, self.record))
         except PeerError as error:
             self.log.warning("answer refused", reason=error.reason)
             leg.negotiation.withdraw()
@@ -497,8 +499,9 @@ class Call:
         else:
             self.log.info("call resumed" if self.active else "call paused", state=str(self.data.state))
 
-    async def end(self, event: Event, reason: str) -> None:
-        self._ended_at = self._ended_at or clock.wall_ns()
+    async def end(self, event: Event, reason: str, at_ns: int = 0) -> None:
+        """Take the step that ends the session; `at_ns` is when it really ended, now if 0."""
+        self._ended_at = self._ended_at or at_ns or clock.wall_ns()
         self.leg.refresh.stop()
         if self.data.live:
             self.data.ended_ns = self._ended_at
@@ -536,6 +539,7 @@ class Call:
 
     async def _render(self) -> None:
         self.log.info("rendering", state=str(self.data.state))
+        self.closed.set()
         try:
             found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
         except (LocalError, OSError, RuntimeError) as error:
@@ -591,9 +595,6 @@ class Call:
         if not body.metadata:
             learn_from_headers(self.record, event.request)
         return complete
-
-    def _held(self, channel: Any) -> bool:
-        return held(self.record, channel)
 
     def _modes(self) -> list[str]:
         return [f"{each.label or each.index}:{each.mode}" for each in self.data.channels]

@@ -140,7 +140,9 @@ class Contact:
         if call.active and not call.quiet(self._lost_at):
             await self.heard()
         elif lost_for > self._policy.session_timeout:
-            await call.end(Event.STOPPED, "contact with the SRC was lost for SESSION_TIMEOUT")
+            # What it recorded ended when the SRC fell silent, not now.
+            last = call.leg.last_packet_ns() or call.leg.part.started_ns
+            await call.end(Event.STOPPED, "contact with the SRC was lost for SESSION_TIMEOUT", last)
         elif self._asked_at is None and lost_for > RESTORED_PROBE_SECONDS:
             self._probe(now)
 

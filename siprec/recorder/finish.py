@@ -18,6 +18,7 @@ from siprec.archive.folder import PartFolder, RecordingFolder
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
 from siprec.errors import ArchiveError, RenderError
 from siprec.media import part as media_part
+from siprec.media import pcap
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
 from siprec.recorder.dossier import timestamp
 from siprec.recorder.verdict import Evidence, judge
@@ -55,6 +56,8 @@ def finish(path: Path, options: FinishOptions) -> Finished:
     parts = [_load(each) for each in folder.parts()]
     if not parts:
         raise ArchiveError(f"{path.name} has no capture any more (CAPTURE_KEEP)")
+    while len(parts) > 1 and not _heard(parts[-1]):
+        parts.pop()  # a leg that waited in vain for its SRC has nothing to add to the time line
     manifest = _manifest(folder)
     rendering = render(parts)
     audio = _write(path, rendering, options.audio_format)
@@ -147,6 +150,11 @@ def _cost(recovery: RecoveryEntry, gaps: Sequence[Gap], start_ns: int) -> int:
         gap.length for gap in gaps if gap.cause == "interrupted" and gap.start - 1 < at < gap.start + gap.length + 1
     ]
     return round(max(near, default=0.0) * 1000)
+
+
+def _heard(part: LoadedPart) -> bool:
+    """Whether a part has any packet at all."""
+    return any(path.stat().st_size > pcap.FILE_HEADER for path in part.captures)
 
 
 def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:

@@ -58,6 +58,9 @@ TOLD_LIMIT = 1000
 
 FINISHED = frozenset({State.ENDED, State.FAILED})
 
+CLOSE_SECONDS = 5.0
+"""A stop waits this long for captures to be closed and noted, whatever SHUTDOWN_TIMEOUT grants to rendering."""
+
 DISK_CHECK_SECONDS = 1.0
 """How old our idea of the free disk space may be: new calls at full rate cannot fill 1 GiB in this time."""
 
@@ -445,16 +448,14 @@ class Recorder:
         calls = list(self._calls.values())
         for call in calls:
             call.post(Stop("server stopped"))
-        waiting = [asyncio.ensure_future(call.done.wait()) for call in calls]
-        if waiting:
-            self.log.info("stopping", calls=len(waiting), rendering_for_s=timeout)
-            await asyncio.wait(waiting, timeout=timeout)
+        if calls:
+            self.log.info("stopping", calls=len(calls), rendering_for_s=timeout)
+            await _all([call.closed for call in calls], CLOSE_SECONDS)
+            await _all([call.done for call in calls], timeout)
         left = sum(not call.done.is_set() for call in calls)
         for task in self._tasks:
             task.cancel()
-        for wait in waiting:
-            wait.cancel()
-        await asyncio.gather(*self._tasks, *waiting, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for call in calls:
             if not call.done.is_set() or call.data.state not in FINISHED:
                 await self._give_up(call.data)
@@ -508,6 +509,14 @@ def _take_over(event: RequestReceived, how: How, source: RecordingSource, found:
         moved=lambda session_id: own.post(MovedInto(session_id)),
         local_sdp=own.data.local_sdp,
     )
+
+
+async def _all(events: Sequence[asyncio.Event], timeout: float) -> None:
+    """Wait until all are set, for at most `timeout` seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            for each in events:
+                await each.wait()
 
 
 def free_bytes(path: Path) -> int:

@@ -46,7 +46,7 @@ from siprec.sdp.model import parse as parse_sdp
 from siprec.sip.flow import Flow, Transport
 from siprec.sip.message import Headers, MessageError, Request, Response, parse
 from siprec.sip.multipart import parse_body
-from siprec.store.base import SessionRecord
+from siprec.store.base import SessionRecord, SessionStore
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "dialects"
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
@@ -153,6 +153,7 @@ class Server:
         self._wires: dict[Transport, Wire] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._sources = 0
+        self.store: SessionStore
         for transport in ("udp", "tcp"):
             wire = Wire(transport)
             self._wires[wire.transport] = wire
@@ -537,6 +538,11 @@ async def recording_server(root: Path, **environ: str) -> AsyncIterator[Server]:
             super().__init__(tick=TICK_SECONDS, **kwargs)
             made["capture"] = self
 
+    async def tapped_store(*args: Any) -> SessionStore:
+        made["store"] = store = await open_store(*args)
+        return store
+
+    open_store = app.open_store
     settings = {
         "SIP_HOST": "127.0.0.1",
         "SIP_PORT": "0",
@@ -558,9 +564,11 @@ async def recording_server(root: Path, **environ: str) -> AsyncIterator[Server]:
         patch.setattr(app, "_listen", lambda *_: SRS[1])  # no sockets for SIP
         patch.setattr(app, "Pump", TappedPump)
         patch.setattr(app, "Capture", QuickCapture)
+        patch.setattr(app, "open_store", tapped_store)
         async with AsyncExitStack() as stack:
             running = await app.start(config.read(settings, root / "none.env"), stack)
             server = Server(root, made["pump"], made["capture"], now, lines)
+            server.store = made["store"]
             running.recorder.observe_end(server.told)
             yield server
     wrong = [each for each in server.log if each["event"] in {"defect", "call failed"}]

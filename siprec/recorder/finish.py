@@ -23,6 +23,9 @@ from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
 from siprec.recorder.dossier import timestamp
 from siprec.recorder.verdict import Evidence, judge
 
+LONG_LOSS_SECONDS = 0.25
+"""Packets missing for longer than this are a failure of the network, not the usual loss of a bad one."""
+
 CaptureKeep = Literal["always", "issues", "never"]
 
 
@@ -144,10 +147,16 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
 
 
 def _cost(recovery: RecoveryEntry, gaps: Sequence[Gap], start_ns: int) -> int:
-    """Milliseconds of audio that the failure before a recovery cost: the longest gap of any channel about then."""
+    """Milliseconds of audio that the failure before a recovery cost: the longest gap of any channel about then.
+
+    When a network failed, packets may come again before the SRC does, and then it is their loss that makes the gap.
+    """
     at = datetime.fromisoformat(recovery.time).timestamp() - start_ns / 1e9
     near = [
-        gap.length for gap in gaps if gap.cause == "interrupted" and gap.start - 1 < at < gap.start + gap.length + 1
+        gap.length
+        for gap in gaps
+        if (gap.cause == "interrupted" or (gap.cause == "loss" and gap.length >= LONG_LOSS_SECONDS))
+        and gap.start - 1 < at < gap.start + gap.length + 1
     ]
     return round(max(near, default=0.0) * 1000)
 

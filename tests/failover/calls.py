@@ -22,6 +22,9 @@ SETTLE_SECONDS = 1.0
 
 RENDER_SECONDS = 120.0
 
+TOLD_MS = 100
+"""A recording tells of audio by the sample, we count packets, and the longest gap need not be of one stream."""
+
 
 class Calls:
     """Live calls of one client, and what they are."""
@@ -69,6 +72,12 @@ async def rendered(server: Server, count: int) -> None:
     """Wait for `count` recordings to be finished."""
     for _ in range(count):
         await heard(server, "recording ready")
+
+
+def expect_told(row: Row) -> None:
+    """What the recordings say of the gap is what was counted."""
+    told = row.details["recording_says_ms"]
+    row.expect(abs(told - max(row.milliseconds)) <= TOLD_MS, f"the recording tells of {told} ms")
 
 
 def expect_one_each(row: Row, server: Server, before: Sequence[str], *, how: str | None) -> None:

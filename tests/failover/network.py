@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from siprec.client.call import LiveCall
 from siprec.client.media import PortPair, Remote
-from tests.failover.calls import Calls, calling, counted, expect_one_each, rendered
+from tests.failover.calls import Calls, calling, counted, expect_one_each, expect_told, rendered
 from tests.failover.figures import Row, count, mark
 from tests.support import foreign
 from tests.support.server import Server, serving
@@ -159,6 +159,7 @@ async def _measure(root: Path, quick: bool, *, link: Link, outside: Executor, re
             row.expect(server.stop() == 0, "the server did not stop in order")
         expect_one_each(row, server, before, how="replaces")
         count(row, server.recordings(), calls.streams, [marks])
+        expect_told(row)
     row.details["absent_ms"] = round(absent_ms)
     row.expect(max(row.milliseconds) <= absent_ms + ALLOWED_MS, "the gap is longer than the absence")
     return row

@@ -12,7 +12,7 @@ from typing import get_args
 from siprec.client.call import LiveCall
 from siprec.client.failover import go_over
 from siprec.client.options import Failover, FailoverStyle
-from tests.failover.calls import Calls, calling, expect_one_each, rendered
+from tests.failover.calls import Calls, calling, expect_one_each, expect_told, rendered
 from tests.failover.figures import Row, count, mark
 from tests.support import redis_server
 from tests.support.server import Server, serving
@@ -71,6 +71,7 @@ async def _measure(root: Path, style: FailoverStyle, url: str, sessions: int) ->
             row.expect(b.stop() == 0, "B did not stop in order")
         expect_one_each(row, b, before, how=TOLD_AS[style])
         count(row, b.recordings(), calls.streams, [marks])
+        expect_told(row)
         parts = [[part.node for part in folder.parts()] for folder in b.recordings()]
         row.expect(all(set(each) == {f"a-{style}", f"b-{style}"} for each in parts), f"parts are of {parts}")
     row.details["absent_ms"] = round(absent_ms)

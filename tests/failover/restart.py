@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.failover.calls import calling, expect_one_each, heard, rendered
+from tests.failover.calls import calling, expect_one_each, expect_told, heard, rendered
 from tests.failover.figures import Row, count, mark
 from tests.support.server import serving
 
@@ -44,6 +44,7 @@ async def restarted(root: Path, quick: bool) -> list[Row]:
             row.expect(second.stop() == 0, "the server did not stop in order")
         expect_one_each(row, second, before, how="restart")
         count(row, second.recordings(), calls.streams, [marks])
+        expect_told(row)
     row.details["down_ms"] = round(down_ms)
     row.expect(max(row.milliseconds) <= down_ms + ALLOWED_MS, "more was lost than the time down")
     return [row]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,24 +95,24 @@ class Recovery:
         by_dialog: Mapping[DialogKey, Call],
         adopt: Adopter,
         accept_unknown: bool,
-        now: Callable[[], float] = clock.monotonic,
     ) -> None:
         self._use = facilities
         self._calls = calls
         self._by_dialog = by_dialog
         self._adopt = adopt
         self._accept_unknown = accept_unknown
-        self._now = now
         self._ended: OrderedDict[DialogKey, Ended] = OrderedDict()
 
     def bury(self, call: Call) -> None:
         """Remember how a session ended, so that Replaces naming it is answered rightly."""
         data = call.data
         for each in call.record.dialogs:
-            ended = Ended(data.session_id, data.identity, by_src=data.ended_by_src, at=self._now())
+            ended = Ended(data.session_id, data.identity, by_src=data.ended_by_src, at=clock.monotonic())
             self._ended[each.dialog.key] = ended
             self._ended.move_to_end(each.dialog.key)
-        while self._ended and (len(self._ended) > TOMBSTONES_LIMIT or self._oldest() < self._now() - TOMBSTONE_SECONDS):
+        while self._ended and (
+            len(self._ended) > TOMBSTONES_LIMIT or self._oldest() < clock.monotonic() - TOMBSTONE_SECONDS
+        ):
             self._ended.popitem(last=False)
 
     async def replaced(self, replaces: Replaces, source: RecordingSource) -> Found | Refused | Anew:
@@ -199,7 +199,7 @@ class Recovery:
             return Anew(replica_of=session_id)
         if not call.data.live:
             return Anew(continues=session_id)
-        now = self._now()
+        now = clock.monotonic()
         alive = not call.quiet(now - PARALLEL_SECONDS) or call.young(now, YOUNG_SECONDS) or not call.active
         return Anew(replica_of=session_id) if alive else Found(call, from_node)
 

@@ -146,7 +146,7 @@ def call(
         seed=seed,
         failover=Failover(failover, failover_style.value) if failover else None,
     )
-    raise typer.Exit(run_calls(options, lambda line: console.print(line, markup=False)))
+    raise typer.Exit(run_calls(options, lambda line: console.print(line, markup=False, soft_wrap=True)))
 
 
 @main.command()

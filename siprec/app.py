@@ -34,6 +34,7 @@ from siprec.recorder.pool import RenderPool
 from siprec.recorder.service import Limits, Recorder, free_bytes, observers
 from siprec.session import bodies
 from siprec.session.admission import RecordingSource
+from siprec.session.keyring import SECRET_BYTES, Keyring
 from siprec.sip.endpoint import Endpoint
 from siprec.sip.timers import Timings
 from siprec.store.base import SessionStore
@@ -118,6 +119,7 @@ async def start(
         pool=pool,
         files=files,
         entropy=secrets.token_bytes,
+        keyring=Keyring(node_secret(settings)),
         flush=lambda: pump.flush(),
         observers=observers(),
         boot=boot,
@@ -252,6 +254,18 @@ def raise_descriptor_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def node_secret(settings: Settings) -> bytes:
+    """What seals SRTP keys in the journal, made once in STATE_DIR/secret and readable by nobody else."""
+    path = settings.state_dir / "secret"
+    if not path.exists() or path.stat().st_size != SECRET_BYTES:
+        unborn = path.with_name("secret.new")
+        unborn.unlink(missing_ok=True)
+        unborn.touch(mode=0o600)
+        unborn.write_bytes(secrets.token_bytes(SECRET_BYTES))
+        unborn.replace(path)
+    return path.read_bytes()
 
 
 def node_id(settings: Settings) -> str:

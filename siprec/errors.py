@@ -5,6 +5,7 @@
     |   |-- SipError                  a SIP message or header (RFC 3261)
     |   |-- SdpError                  a session description (RFC 8866) or an offer we cannot take (RFC 3264)
     |   |-- MultipartError            a multipart body (RFC 5621)
+    |   |-- SrtpError                 a packet that does not prove to be the SRC's (RFC 3711); counted, not answered
     |   `-- MetadataError             an rs-metadata body (RFC 7865); flagged on the recording, never a lost call
     |-- Overload(retry_after)         nobody's fault: 503 with Retry-After
     |   `-- PortsExhausted            no RTP port pair is free
@@ -51,6 +52,14 @@ class SdpError(PeerError):
 
 class MultipartError(PeerError):
     """A multipart body that cannot be taken apart."""
+
+
+class SrtpError(PeerError):
+    """An SRTP or SRTCP packet that is forged, damaged, under another key, or (`replay`) has been here before."""
+
+    def __init__(self, reason: str, *, replay: bool = False) -> None:
+        super().__init__(reason)
+        self.replay = replay
 
 
 class MetadataError(PeerError):

@@ -32,6 +32,7 @@ from siprec.media.exchange import Exchange, RtcpTerms
 from siprec.media.part import Outage
 from siprec.media.ports import PortPair
 from siprec.media.reports import REPORT_SECONDS
+from siprec.media.secure import SrtpTerms
 from siprec.media.source import Network, Source, SourcePolicy
 from siprec.media.streams import Liveness, Stream, StreamCounters
 from siprec.media.writer import CaptureFile, Fault, Writer
@@ -44,6 +45,7 @@ __all__ = [
     "RtcpTerms",
     "SessionCapture",
     "SourcePolicy",
+    "SrtpTerms",
     "StreamCapture",
     "StreamCounters",
     "Totals",
@@ -165,6 +167,7 @@ class SessionCapture:
         networks: Sequence[Network] = (),
         clock_rates: Mapping[int, int] | None = None,
         rtcp: RtcpTerms | None = None,
+        srtp: SrtpTerms | None = None,
         writing: bool = True,
         destination: str | None = None,
     ) -> StreamCapture:
@@ -172,8 +175,9 @@ class SessionCapture:
 
         `remote`: IP literal and port of the peer's SDP; None while there is none, then up to 50 packets wait
         for `update`. `networks`: from where `latch` may learn. `clock_rates`: of payload types that do not run at
-        8000 a second, for jitter. `rtcp`: what was agreed on RTCP; None sends no reports. `destination`: the
-        address that records show as ours when the pair is bound to a wildcard.
+        8000 a second, for jitter. `rtcp`: what was agreed on RTCP; None sends no reports. `srtp`: the keys of an SRTP
+        stream, whose packets are written decrypted. `destination`: the address that records show as ours when the pair
+        is bound to a wildcard.
         """
         source, exchange = Source(policy, networks), Exchange(self._session.identity)
         stream = Stream(channel, pair, source, self._session.file, destination or pair.address, exchange)
@@ -185,6 +189,7 @@ class SessionCapture:
             remote=remote,
             payload_types=payload_types,
             rtcp=rtcp,
+            srtp=srtp,
             writing=writing,
         )
         self._drain.submit(add, at_once=False)
@@ -234,6 +239,7 @@ class StreamCapture:
         payload_types: frozenset[int] | None = None,
         clock_rates: Mapping[int, int] | None = None,
         rtcp: RtcpTerms | None = None,
+        srtp: SrtpTerms | Unchanged | None = UNCHANGED,
         writing: bool | None = None,
     ) -> None:
         """Follow a new SDP, pause (`writing=False`) or resume.
@@ -249,6 +255,8 @@ class StreamCapture:
             drain.submit(partial(drain.set_remote, stream, remote), at_once=True)
         if rtcp is not None:
             drain.submit(partial(drain.set_rtcp, stream, rtcp), at_once=True)
+        if not isinstance(srtp, Unchanged):
+            drain.submit(partial(drain.set_srtp, stream, srtp), at_once=True)
         if writing is not None:
             drain.submit(partial(drain.set_writing, stream, writing), at_once=True)
 

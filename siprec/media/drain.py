@@ -27,6 +27,7 @@ from siprec.media.arena import Arena, address_text
 from siprec.media.exchange import Identity, RtcpTerms
 from siprec.media.part import Outage
 from siprec.media.reports import REPORT_SECONDS, Reporter
+from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
@@ -189,6 +190,7 @@ class Drain:
         remote: tuple[str, int] | None,
         payload_types: frozenset[int],
         rtcp: RtcpTerms | None,
+        srtp: SrtpTerms | None,
         writing: bool,
     ) -> None:
         self.table.add(stream, writing=writing)
@@ -196,6 +198,8 @@ class Drain:
         stream.source.remote = origin(remote)
         self.table.follow(stream)
         self.set_rtcp(stream, rtcp)
+        stream.secure.renew(srtp)
+        self.table.follow_srtp(stream)
         stream.drops_seen_ns = clock.wall_ns()
         stream.drops = _drops(stream.pair.rtp)
         stream.connected = _is_connected(stream.pair.rtp)
@@ -238,6 +242,13 @@ class Drain:
             stream.exchange.renew(terms)
             self.table.follow_rtcp(stream)
             self._reporter.begin(stream, clock.monotonic())
+
+    def set_srtp(self, stream: Stream, terms: SrtpTerms | None) -> None:
+        """What came before the change is opened as before the change."""
+        if stream.index >= 0:
+            self._read_only(stream)
+            stream.secure.renew(terms)
+            self.table.follow_srtp(stream)
 
     def remove(self, session: Session, stream: Stream, future: Future[StreamCounters]) -> None:
         if stream.index >= 0:

@@ -61,6 +61,7 @@ class Reporter:
             return False
         row = self._table.reception[stream.index]
         datagram = exchange.compose(row, clock.wall_ns(), leaving=leaving)
+        datagram = stream.secure.close(datagram)
         sock = stream.pair.rtp if exchange.mux else stream.pair.rtcp
         with contextlib.suppress(OSError):  # a report that cannot be sent is like one that was lost
             sock.sendto(datagram, (address_text(target[0], target[1]), target[2]))

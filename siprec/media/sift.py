@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from siprec.media.arena import HEADROOM, STRIDE, Arena
 from siprec.media.reception import Heard, Round, follow, note
+from siprec.media.secure import FORGED, REPLAYED, open_all
 from siprec.media.source import Arrival, Reason
 from siprec.media.streams import DEFAULT_RATE, Stream, StreamTable
 from siprec.rtp import packets
@@ -42,6 +43,9 @@ def _codes_by_first_byte() -> NDArray[np.int8]:
 
 _FIRST_BYTE = _codes_by_first_byte()
 
+_SRTP = np.zeros(3, np.int8)
+_SRTP[FORGED], _SRTP[REPLAYED] = _CODE[Reason.SRTP_AUTH], _CODE[Reason.SRTP_REPLAY]
+
 Extras = list[tuple[Stream, list[Arrival]]]
 
 
@@ -65,7 +69,10 @@ class Sieve:
         Packets that had been held and are now accepted come as extras, to be written before the others.
         """
         table, count = self._table, len(stream)
+        faults = open_all(self._arena, table, stream=stream, rtcp=rtcp) if table.securing else None
         view = _View(self._arena, table, stream, self._offsets[:count])
+        if faults is not None and faults.any():
+            view.unopened(faults)
         if table.muxing:
             rtcp = rtcp | view.muxed()
         good = view.rtp_good()
@@ -212,11 +219,17 @@ class _View:
         self.high, self.low, self.port = arena.sources(count)
         self.heads = np.ascontiguousarray(arena.rows[:count, HEADROOM : HEADROOM + packets.FIXED_HEADER])
         self.packets = packets.parse_heads(self.heads, arena.flat, offset, self.length)
-        self.truncated = arena.truncated[:count]
+        self.truncated = self.unusable = arena.truncated[:count]
+        self.faults: NDArray[np.int8] | None = None
         self.negotiated = table.payload_types[stream, self.packets.payload_type]
         self._arena = arena
         self._table = table
         self.look_again()
+
+    def unopened(self, faults: NDArray[np.int8]) -> None:
+        """Some packets are SRTP that could not be opened."""
+        self.faults = faults
+        self.unusable = self.truncated | (faults > 0)
 
     def look_again(self) -> None:
         """Compare with the table as it is now."""
@@ -228,7 +241,7 @@ class _View:
         """From the locked source, with the current SSRC and a negotiated payload type."""
         table, stream = self._table, self.stream
         good: NDArray[np.bool_] = self.packets.valid & self.same_address & self.same_port
-        good &= self.negotiated & ~self.truncated
+        good &= self.negotiated & ~self.unusable
         good &= table.settled[stream] & (self.packets.ssrc == table.ssrc[stream])
         return good
 
@@ -242,7 +255,7 @@ class _View:
         """RTCP from the address that RTP is expected from, or SDP gives for RTCP, whatever the port."""
         good: NDArray[np.bool_] = (self.length >= MIN_RTCP) & (self.heads[:, 0] >> 6 == 2)
         good &= packets.is_rtcp(self.heads[:, 1])
-        good &= self.rtcp_address() & self._table.known[self.stream] & ~self.truncated
+        good &= self.rtcp_address() & self._table.known[self.stream] & ~self.unusable
         return good
 
     def rtcp_address(self) -> NDArray[np.bool_]:
@@ -269,6 +282,8 @@ class _View:
         codes[rtcp] = np.where(foreign, _CODE[Reason.ADDRESS], _CODE[Reason.NOT_RTCP])[rtcp]
         codes[rtcp & ~table.known[stream]] = _CODE[Reason.UNLEARNED]
         codes[self.truncated[rows]] = _CODE[Reason.TRUNCATED]
+        if self.faults is not None:
+            codes = np.where(self.faults[rows] > 0, _SRTP[self.faults[rows]], codes)
         return codes
 
     def arrival(self, row: int) -> Arrival:

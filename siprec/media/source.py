@@ -60,6 +60,8 @@ class Reason(StrEnum):
     DTLS = "dtls"
     RTCP_ON_RTP_PORT = "rtcp_on_rtp_port"  # multiplexing (RFC 5761) was not negotiated
     NOT_RTCP = "not_rtcp"
+    SRTP_AUTH = "srtp_auth"  # not under the key that was agreed, or changed on its way
+    SRTP_REPLAY = "srtp_replay"  # a copy of one that has been here
     PAUSED = "paused"  # read while the recording was paused
 
 

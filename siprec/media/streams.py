@@ -15,6 +15,7 @@ from siprec.media.arena import HEADROOM, address_text, address_words
 from siprec.media.exchange import Exchange
 from siprec.media.ports import PortPair
 from siprec.media.reception import RECEPTION, jitter_ms, lost
+from siprec.media.secure import Secure
 from siprec.media.source import Origin, Reason, Source, SourcePolicy
 from siprec.media.writer import CaptureFile
 
@@ -81,6 +82,7 @@ class Stream:
     file: CaptureFile
     destination: str
     exchange: Exchange
+    secure: Secure = field(default_factory=Secure)
     index: int = -1
     connected: bool = False
     kernel_drops: int = 0
@@ -97,7 +99,7 @@ class StreamTable:
 
     `known`: there is an SDP; `open`: a packet from any address is worth judging; `fixed`: only `port` is;
     `settled`: packets with `ssrc` from exactly this source are accepted unseen. `mux`: RTCP may come to the RTP port;
-    `muxing` counts such streams.
+    `muxing` counts such streams. `secure`: its packets are SRTP; `securing` counts such streams.
     `rtcp_high` and `rtcp_low` are the address that SDP gives for RTCP; `report_at`: when ours is due (monotonic).
     """
 
@@ -106,6 +108,7 @@ class StreamTable:
         self._free: list[int] = []
         self._capacity = FIRST_CAPACITY
         self.muxing = 0
+        self.securing = 0
         self.high = np.zeros(FIRST_CAPACITY, np.uint64)
         self.low = np.zeros(FIRST_CAPACITY, np.uint64)
         self.port = np.zeros(FIRST_CAPACITY, np.uint16)
@@ -117,6 +120,7 @@ class StreamTable:
         self.writing = np.zeros(FIRST_CAPACITY, np.bool_)
         self.six = np.zeros(FIRST_CAPACITY, np.bool_)
         self.mux = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.secure = np.zeros(FIRST_CAPACITY, np.bool_)
         self.rtcp_high = np.zeros(FIRST_CAPACITY, np.uint64)
         self.rtcp_low = np.zeros(FIRST_CAPACITY, np.uint64)
         self.report_at = np.zeros(FIRST_CAPACITY, np.float64)
@@ -155,6 +159,7 @@ class StreamTable:
         self._free.append(stream.index)
         self.report_at[stream.index] = np.inf
         self.muxing -= int(self.mux[stream.index])
+        self.securing -= int(self.secure[stream.index])
         stream.index = -1
 
     def _free_row(self) -> int:
@@ -197,6 +202,11 @@ class StreamTable:
         self.muxing += exchange.mux - int(self.mux[index])
         self.mux[index] = exchange.mux
         self.rtcp_high[index], self.rtcp_low[index] = (exchange.negotiated or NOWHERE)[:2]
+
+    def follow_srtp(self, stream: Stream) -> None:
+        """Bring the row in line with new terms of the stream's SRTP."""
+        self.securing += stream.secure.active - int(self.secure[stream.index])
+        self.secure[stream.index] = stream.secure.active
 
     # ---- what has come ---------------------------------------------------------------------------------------
 

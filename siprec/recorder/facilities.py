@@ -16,6 +16,7 @@ from siprec.recorder.finish import FinishOptions
 from siprec.recorder.intake import Ports
 from siprec.recorder.negotiation import IpAddress
 from siprec.recorder.pool import RenderPool
+from siprec.session.keyring import Keyring
 from siprec.sip.endpoint import Endpoint
 from siprec.sip.flow import Flow
 from siprec.store.base import SessionStore
@@ -37,7 +38,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Facilities:
-    """What every call works with; one set for the server. `boot` names this life of the process."""
+    """What every call works with; one set for the server. `boot` names this life of the process, `keyring` seals
+    SRTP keys. `insecure`: identities whose SRTP keys came without TLS; each is warned of once.
+    """
 
     policy: Policy
     endpoint: Endpoint
@@ -47,9 +50,11 @@ class Facilities:
     pool: RenderPool
     files: Executor
     entropy: Callable[[int], bytes]
+    keyring: Keyring
     flush: Callable[[], None]
     observers: EventEmitter
     boot: str = ""
+    insecure: set[str] = field(default_factory=set)
 
 
 def contact(flow: Flow, external: tuple[IpAddress, ...] = ()) -> str:

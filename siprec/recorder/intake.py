@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from siprec.archive.manifest import RefusedEntry
 from siprec.errors import ListenError, SdpError
 from siprec.fdstore import FdStore
-from siprec.media.capture import CaptureResult, RtcpTerms, SessionCapture, StreamCapture
+from siprec.media.capture import CaptureResult, RtcpTerms, SessionCapture, SrtpTerms, StreamCapture
 from siprec.media.part import Part, PartStream, PayloadFormat, Phase
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import SourcePolicy
-from siprec.session.model import Channel
+from siprec.sdp.crypto import SUITES, master
+from siprec.session.keyring import Keyring
+from siprec.session.model import CallData, Channel
 
 BARRIER_SECONDS = 1.0
 """For the keeper, or systemd, to let go of a socket: a thousand times what it takes."""
@@ -30,6 +32,7 @@ class _Line:
     plan: PartStream
     remote: tuple[str, int] | None
     rtcp: RtcpTerms
+    srtp: SrtpTerms | None
 
 
 class Ports:
@@ -102,8 +105,10 @@ class Intake:
         policy: SourcePolicy,
         networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
         now: Callable[[], float],
+        keys: Callable[[Channel], SrtpTerms | None],
     ) -> None:
         self.part = part
+        self._keys = keys
         self._capture = capture
         self._ports = ports
         self._policy = policy
@@ -117,7 +122,7 @@ class Intake:
 
     def open(self, channel: Channel, pair: PortPair, at_ns: int) -> None:
         """Start to capture `channel` on `pair`."""
-        rtcp = rtcp_terms(channel)
+        rtcp, srtp = rtcp_terms(channel), self._srtp_terms(channel)
         anywhere = ipaddress.ip_address(pair.address).is_unspecified
         stream = self._capture.add(
             pair,
@@ -127,12 +132,13 @@ class Intake:
             clock_rates=clock_rates(channel),
             remote=channel.remote,
             rtcp=rtcp,
+            srtp=srtp,
             networks=self._networks,
             destination=channel.address if anywhere and channel.address else None,
         )
         plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
         self.part.streams.append(plan)
-        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp)
+        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp)
         self._enter_phase(channel, at_ns)
 
     def resume(self, channel: Channel, at_ns: int) -> bool:
@@ -148,7 +154,10 @@ class Intake:
         """Follow a new source, other codecs, a pause or a resume."""
         line = self._lines[channel.index]
         line.capture.update(payload_types=payload_types(channel), clock_rates=clock_rates(channel))
-        rtcp = rtcp_terms(channel)
+        rtcp, srtp = rtcp_terms(channel), self._srtp_terms(channel)
+        if srtp != line.srtp:
+            line.capture.update(srtp=srtp)
+            line.srtp = srtp
         if channel.remote != line.remote:  # giving it anew would let the source be learned anew
             line.capture.update(remote=channel.remote)
             line.remote = channel.remote
@@ -208,6 +217,11 @@ class Intake:
                 self.sent[channel] = self.sent.get(channel, 0) + counters.sent
         return result
 
+    def _srtp_terms(self, channel: Channel) -> SrtpTerms | None:
+        terms = self._keys(channel)
+        self.part.decrypted = self.part.decrypted or terms is not None
+        return terms
+
     def _enter_phase(self, channel: Channel, at_ns: int) -> None:
         formats = tuple(
             PayloadFormat(each.payload_type, each.encoding, each.clock_rate, each.channels, each.fmtp)
@@ -244,6 +258,30 @@ def payload_types(channel: Channel) -> frozenset[int]:
 def clock_rates(channel: Channel) -> dict[int, int]:
     """The RTP clock of each payload type."""
     return {each.payload_type: each.clock_rate for each in channel.formats}
+
+
+def srtp_terms(data: CallData, channel: Channel, *, keyring: Keyring) -> SrtpTerms | None:
+    """The keys of an SRTP channel, None for a plain one.
+
+    A key that another node has sealed cannot be had here: until an INVITE brings a new one, nothing is let in.
+    """
+    if channel.crypto is None:
+        return None
+    suite = channel.crypto.suite
+    theirs = keyring.unseal(channel.crypto.key) or keyring.derive("nobody's", octets=SUITES[suite])
+    return SrtpTerms(suite, master(theirs), master(own_key(data, channel, keyring)), channel.crypto.mki_bytes)
+
+
+def own_key(data: CallData, channel: Channel, keyring: Keyring) -> str:
+    """Our master key and salt for an SRTP channel, as text.
+
+    It is derived, so that a refresh and a restart find the same one. It belongs to one port: a stream that is opened
+    anew begins with packet 0, which under the same key would repeat its key stream. After a restart our SSRC is another
+    one, which has the same effect.
+    """
+    assert channel.crypto is not None, "only SRTP channels have keys"
+    suite = channel.crypto.suite
+    return keyring.derive("srtp", data.session_id, str(channel.mline), str(channel.port), suite, octets=SUITES[suite])
 
 
 def rtcp_terms(channel: Channel) -> RtcpTerms:

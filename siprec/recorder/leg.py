@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from siprec import clock
+from siprec import clock, log
 from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest, RefusedEntry
 from siprec.errors import LocalError, Overload
@@ -20,7 +20,7 @@ from siprec.media.capture import CaptureResult
 from siprec.media.part import Outage, Part
 from siprec.recorder.dossier import Dossier, timestamp
 from siprec.recorder.facilities import Facilities, contact
-from siprec.recorder.intake import Intake
+from siprec.recorder.intake import Intake, srtp_terms
 from siprec.recorder.negotiation import Negotiation
 from siprec.recorder.refresh import Refresh, TimerDue
 from siprec.session import bodies, headers
@@ -58,6 +58,7 @@ class Leg:
         self._data = data
         self._source = source
         self._notes: list[dict[str, Any]] = []
+        self._told_of_keys = False
         self._dossier: Dossier | None = None
         self._intake: Intake | None = None
         self.fence = fence
@@ -71,6 +72,7 @@ class Leg:
             external=facilities.policy.external,
             source=remote,
             entropy=facilities.entropy,
+            keyring=facilities.keyring,
             fresh=takes_over,
         )
 
@@ -93,6 +95,7 @@ class Leg:
             policy=policy.rtp_source,
             networks=self._source.networks,
             now=clock.monotonic,
+            keys=partial(srtp_terms, data, keyring=self._use.keyring),
         )
 
     @property
@@ -198,6 +201,8 @@ class Leg:
         """Answer a request; None when it is over already. A body is SDP."""
         if body:
             extra = (*extra, ("Content-Type", "application/sdp"))
+            self._watch_keys(event.flow, body)
+            body = self._use.keyring.revealed(body)
         dialog = self._use.endpoint.respond(
             event.transaction,
             status,
@@ -214,6 +219,7 @@ class Leg:
         """Send a request in the dialog; False when that is not possible now."""
         if self.info is None:
             return False
+        body = self._use.keyring.revealed(body.decode()).encode()
         try:
             self._use.endpoint.request(method, self.info.dialog, headers=extra, body=body, now=clock.monotonic())
         except (LocalError, Overload):  # the dialog is gone, or busy
@@ -225,6 +231,20 @@ class Leg:
         """End the dialog, if it is confirmed and not over."""
         if self.info is not None and self.info.dialog.state == "confirmed":
             self.ask("BYE")
+
+    def _watch_keys(self, flow: Flow, body: str) -> None:
+        """Many trunks inside private networks send SRTP keys without TLS: that is let pass, and told."""
+        if "a=crypto:" in body and flow.transport != "tls" and not self._told_of_keys:
+            self._told_of_keys = True
+            self.note("srtp-keys-in-clear", transport=flow.transport)
+            if self._source.name not in self._use.insecure:
+                self._use.insecure.add(self._source.name)
+                log.get().warning(
+                    "SRTP keys come without TLS",
+                    source=flow.remote[0],
+                    transport=flow.transport,
+                    setting="SIP_TLS_CERT",
+                )
 
     def identify(self, event: RequestReceived, body: bodies.Bodies) -> bool:
         """Note the dialog that a 2xx to `event` will confirm, and its SRC's ways; False when the INVITE is over."""

@@ -3,6 +3,8 @@
 Two steps in either direction, so that nothing changes before all can. `prepare` (or `conclude`, for the peer's answer
 to an offer of ours) reserves ports, says what the channels will be, and may refuse; `commit` makes the capture follow
 and cannot fail. Between the two the INVITE may turn out to be cancelled or the folder not to be writable: `release`.
+
+SRTP keys (RFC 4568) are sealed here, in channels and in our SDP alike; `siprec.recorder.leg` puts them on the wire.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ from dataclasses import dataclass, replace
 from siprec import clock
 from siprec.errors import PortsExhausted, SdpError
 from siprec.media.ports import PortPair
-from siprec.recorder.intake import Intake, Ports, local_address_towards
+from siprec.recorder.intake import Intake, Ports, local_address_towards, own_key
 from siprec.sdp import model as sdp
 from siprec.sdp import negotiate
+from siprec.sdp.crypto import Crypto
 from siprec.session import streams
+from siprec.session.keyring import Keyring
 from siprec.session.model import CallData, Channel
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+TRANSPORTS = negotiate.PLAIN_TRANSPORTS | negotiate.SECURE_TRANSPORTS
 Held = Callable[[Channel], bool]
 """Whether an inactive channel is on hold rather than paused (siprec.session.streams.changes)."""
 
@@ -50,6 +55,7 @@ class Negotiation:
         external: Sequence[IpAddress],
         source: str,
         entropy: Callable[[int], bytes],
+        keyring: Keyring,
         fresh: bool = False,
     ) -> None:
         self._data = data
@@ -57,6 +63,7 @@ class Negotiation:
         self._external = external
         self._source = source
         self._entropy = entropy
+        self._keyring = keyring
         self._fresh = fresh
         self.local_sdp = ""
         """With `fresh`, our last SDP in the dialog that carries the session on: a new dialog has none."""
@@ -68,7 +75,11 @@ class Negotiation:
     def prepare(self, body: bytes, *, held: Held) -> Prepared:
         """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted."""
         offer = sdp.parse(body)
-        lines = negotiate.plan(offer, codecs=streams.DECODED, undecodable=streams.CAPTURED, rtcp_mux=True)
+        lines = self._sealed(
+            negotiate.plan(
+                offer, codecs=streams.DECODED, undecodable=streams.CAPTURED, transports=TRANSPORTS, rtcp_mux=True
+            )
+        )
         refused = {each.reason or "" for each in lines if not each.accepted and each.remote_port}
         if refused and not any(each.accepted for each in lines):
             raise SdpError("; ".join(sorted(refused)))
@@ -76,7 +87,8 @@ class Negotiation:
         prepared = self._place(changes, self._reserve(changes))
         try:
             ports = {each.mline: (each.address, each.port) for each in prepared.channels if each.open}
-            answer = negotiate.build_answer(offer, lines, ports=ports, origin=self._origin(lines))
+            keys, origin = self._keys(prepared.channels), self._origin(lines)
+            answer = negotiate.build_answer(offer, lines, ports=ports, origin=origin, crypto=keys)
         except SdpError:
             self.release(prepared)
             raise
@@ -93,8 +105,9 @@ class Negotiation:
         previous = self._previous()
         if previous is not None:
             ports = {each.mline: (each.address, each.port) for each in self._data.channels if each.open}
-            known = negotiate.plan(previous, codecs=streams.DECODED + streams.CAPTURED)
-            offer = negotiate.offer_again(known, ports=ports, origin=self._origin(()))
+            known = negotiate.plan(previous, codecs=streams.DECODED + streams.CAPTURED, transports=TRANSPORTS)
+            keys, origin = self._keys(self._data.channels), self._origin(())
+            offer = negotiate.offer_again(known, ports=ports, origin=origin, crypto=keys)
         else:
             offer = self._new_slots(count)
         self._proposed = sdp.parse(self._revised(offer))
@@ -103,7 +116,7 @@ class Negotiation:
     def conclude(self, body: bytes, *, held: Held) -> Prepared:
         """What the peer's answer (in its ACK) makes of our offer. Raises SdpError."""
         assert self._proposed is not None, "only an offer of ours is answered"
-        lines = negotiate.read_answer(self._proposed, sdp.parse(body), default_direction="sendonly")
+        lines = self._sealed(negotiate.read_answer(self._proposed, sdp.parse(body), default_direction="sendonly"))
         changes = streams.changes(self._known(), lines, held=held)
         opened = {each.channel.mline: each.channel.index for each in changes if each.kind == "opened"}
         pairs = {opened[mline]: self._waiting.pop(mline) for mline in list(self._waiting) if mline in opened}
@@ -188,6 +201,21 @@ class Negotiation:
             raise
         return Prepared([channels[index] for index in sorted(channels)], changes, pairs, "")
 
+    def _keys(self, channels: Sequence[Channel]) -> dict[int, str]:
+        """Our a=crypto line for each open SRTP channel, by m-line; the key sealed, tag and suite the peer's."""
+        keys = {}
+        for each in channels:
+            if each.open and each.crypto is not None:
+                key = self._keyring.seal(own_key(self._data, each, self._keyring))
+                keys[each.mline] = str(Crypto(each.crypto.tag, each.crypto.suite, key))
+        return keys
+
+    def _sealed(self, lines: Sequence[negotiate.NegotiatedStream]) -> list[negotiate.NegotiatedStream]:
+        return [
+            replace(each, crypto=replace(each.crypto, key=self._keyring.seal(each.crypto.key)) if each.crypto else None)
+            for each in lines
+        ]
+
     def _new_slots(self, count: int) -> sdp.SessionDescription:
         address = self._address_towards(self._source)
         try:
@@ -212,7 +240,9 @@ class Negotiation:
         return sdp.Origin.at(self._address_towards(remote), int.from_bytes(self._entropy(4), "big"))
 
     def _previous(self) -> sdp.SessionDescription | None:
-        return None if self._fresh or not self._data.local_sdp else sdp.parse(self._data.local_sdp)
+        if self._fresh or not self._data.local_sdp:
+            return None
+        return sdp.parse(self._keyring.revealed(self._data.local_sdp))
 
     def _revised(self, description: sdp.SessionDescription) -> str:
         """`description` under the o= id of our last one of this dialog; its version rises only if it differs."""

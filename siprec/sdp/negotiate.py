@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from siprec.errors import SdpError
+from siprec.sdp import crypto as sdes
+from siprec.sdp.crypto import Crypto
 from siprec.sdp.model import (
     Direction,
     Format,
@@ -26,6 +28,9 @@ from siprec.sdp.model import (
 PLAIN_TRANSPORTS = frozenset({"RTP/AVP", "RTP/AVPF"})
 SECURE_TRANSPORTS = frozenset({"RTP/SAVP", "RTP/SAVPF"})
 """Profiles with SDES keys (RFC 7866 section 12.2); add them to `transports` when the caller can decrypt."""
+
+NO_KEY = "no acceptable SRTP key"
+"""Why a stream under one of them is refused that offers no a=crypto line we can take."""
 
 AUXILIARY = frozenset({"telephone-event", "cn"})
 """Encodings kept beside a codec, never instead of one (RFC 4733, RFC 3389); lower case."""
@@ -65,7 +70,8 @@ class NegotiatedStream:
     `direction` is ours, `offered_direction` the peer's. `remote_address` is an IP literal, None when the peer
     gave a host name, nothing, or held the stream the old way (c=0.0.0.0: `held`). `remote_rtcp` is (address, port)
     under the same rule. `formats` are what is agreed, in the peer's order; of a refused stream they are empty.
-    `reason` says why a stream is refused. `ptime` in milliseconds. `crypto` holds the offered a=crypto values.
+    `reason` says why a stream is refused. `ptime` in milliseconds. `crypto` is the peer's a=crypto line that was taken,
+    None for a stream without SRTP.
     """
 
     index: int
@@ -83,7 +89,7 @@ class NegotiatedStream:
     ptime: int | None
     transport: str = "RTP/AVP"
     rtcp_mux: bool = False
-    crypto: tuple[str, ...] = ()
+    crypto: Crypto | None = None
 
     @property
     def secure(self) -> bool:
@@ -206,10 +212,19 @@ def build_offer(streams: Sequence[StreamOffer], *, origin: Origin) -> SessionDes
 
 
 def offer_again(
-    streams: Iterable[NegotiatedStream], *, ports: Mapping[int, tuple[str, int]], origin: Origin
+    streams: Iterable[NegotiatedStream],
+    *,
+    ports: Mapping[int, tuple[str, int]],
+    origin: Origin,
+    crypto: Mapping[int, str] | None = None,
 ) -> SessionDescription:
-    """The offer for a re-INVITE without one: the known slots in order, recvonly (RFC 3261 section 14.2)."""
-    return build_offer([_slot(stream, ports, origin.address) for stream in streams], origin=origin)
+    """The offer for a re-INVITE without one: the known slots in order, recvonly (RFC 3261 section 14.2).
+
+    `crypto`: our a=crypto value by index.
+    """
+    keys = crypto or {}
+    slots = [replace(_slot(each, ports, origin.address), crypto=keys.get(each.index)) for each in streams]
+    return build_offer(slots, origin=origin)
 
 
 def read_answer(
@@ -286,7 +301,7 @@ def _read(index: int, media: MediaDescription, default: Direction, *, rtcp_mux: 
         ptime=media.ptime,
         transport=media.transport,
         rtcp_mux=mux,
-        crypto=media.crypto,
+        crypto=sdes.choose(media.crypto) if media.transport in SECURE_TRANSPORTS else None,
     )
 
 
@@ -317,6 +332,7 @@ _REFUSALS: tuple[_Check, ...] = (
     ("media type not recorded", lambda media, formats, kinds, transports: media.kind not in kinds),
     ("transport not supported", lambda media, formats, kinds, transports: media.transport not in transports),
     ("no acceptable codec", lambda media, formats, kinds, transports: not formats),
+    (NO_KEY, lambda media, formats, kinds, transports: _lacks_key(media)),
 )
 
 
@@ -332,7 +348,13 @@ def _disagreement(ours: MediaDescription, theirs: MediaDescription, formats: tup
         return "the offer has port 0"
     if not theirs.port:
         return "refused by the peer"
+    if _lacks_key(theirs):
+        return NO_KEY
     return None if formats else "no codec in the answer"
+
+
+def _lacks_key(media: MediaDescription) -> bool:
+    return media.transport in SECURE_TRANSPORTS and sdes.choose(media.crypto) is None
 
 
 def _lower(names: Collection[str]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from siprec.sdp.crypto import Crypto
 from siprec.sdp.model import Format
 from siprec.session.transitions import Effect, Event, State, step
 from siprec.sip.dialog import Dialog
@@ -36,7 +37,8 @@ class Channel:
 
     `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in the SDP.
     `remote`: where the offer says RTP comes from. `address`, `port`: where our SDP says we are. `participants`: keys,
-    in the metadata, of those heard in it: one on a separate stream, several on a mixed one.
+    in the metadata, of those heard in it: one on a separate stream, several on a mixed one. `crypto`: of an SRTP stream
+    the peer's key, sealed (siprec.session.keyring).
     """
 
     index: int
@@ -47,6 +49,7 @@ class Channel:
     remote: tuple[str, int] | None
     remote_rtcp: tuple[str, int] | None = None
     rtcp_mux: bool = False
+    crypto: Crypto | None = None
     sdp_mode: Mode = "active"
     address: str = ""
     port: int = 0

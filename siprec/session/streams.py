@@ -101,6 +101,7 @@ def _channel(index: int, stream: NegotiatedStream, known: Channel | None) -> Cha
         remote=_remote(stream),
         remote_rtcp=stream.remote_rtcp,
         rtcp_mux=stream.rtcp_mux,
+        crypto=stream.crypto,
     )
 
 
@@ -115,6 +116,7 @@ def _moved(current: Channel, stream: NegotiatedStream, held: Callable[[Channel],
         remote=_remote(stream) or current.remote,
         remote_rtcp=stream.remote_rtcp or current.remote_rtcp,
         rtcp_mux=stream.rtcp_mux,
+        crypto=stream.crypto,
     )
 
 

@@ -1,7 +1,5 @@
 """Google's test client: an ACK with the branch of its INVITE, labels in the metadata that no line has, SRTP."""
 
-import pytest
-
 from tests.support.replay import Server
 
 
@@ -19,7 +17,6 @@ async def test_labels_that_no_line_has_are_paired_in_order(server: Server) -> No
     assert "ack" in [each["event"] for each in recorded.events]
 
 
-@pytest.mark.xfail(strict=False, reason="RTP/SAVP with SDES is not built yet")
 async def test_a_secure_offer_gets_a_secure_answer(server: Server) -> None:
     src = server.src("google", transport="tcp")
     response = await src.send("secure")

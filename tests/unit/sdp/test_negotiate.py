@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from siprec.errors import SdpError
 from siprec.sdp import model, negotiate
+from siprec.sdp.crypto import Crypto
 from siprec.sdp.model import Direction, Format, Origin, SessionDescription
 from siprec.sdp.negotiate import NegotiatedStream, StreamOffer
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "sdp"
 CODECS = ("PCMU", "PCMA", "G722", "opus")
 OURS = Origin.at("127.0.0.1", 77)
+KEY = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw"
 
 
 def _offer(*media: str, head: str = "c=IN IP4 192.0.2.1") -> SessionDescription:
@@ -106,10 +108,10 @@ def test_undecodable_codec_is_taken_only_where_named() -> None:
 
 
 def test_srtp_is_taken_where_named_and_the_key_answered() -> None:
-    offer = _offer("m=audio 40000 RTP/SAVP 0", "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:AA", "a=label:1")
+    offer = _offer("m=audio 40000 RTP/SAVP 0", f"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}", "a=label:1")
     streams = negotiate.plan(offer, codecs=CODECS, transports=negotiate.PLAIN_TRANSPORTS | negotiate.SECURE_TRANSPORTS)
     assert streams[0].secure
-    assert streams[0].crypto == ("1 AES_CM_128_HMAC_SHA1_80 inline:AA",)
+    assert streams[0].crypto == Crypto(1, "AES_CM_128_HMAC_SHA1_80", KEY)
     answer = negotiate.build_answer(
         offer, streams, ports=_ports(streams), origin=OURS, crypto={0: "1 AES_CM_128_HMAC_SHA1_80 inline:BB"}
     )

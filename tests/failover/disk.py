@@ -20,7 +20,7 @@ DISK_MIB = 96
 FULL_SECONDS = 5.0
 
 LONG_SECONDS = 20.0
-"""With hardly any RTP_BACKLOG, longer than the sockets hold out (5 to 12 s): then packets must be lost, and be told of."""
+"""With hardly any RTP_BACKLOG, longer than sockets hold out (5 to 12 s): packets must be lost then, and told of."""
 
 ALLOWED_MS = 1000
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.failover.calls import Calls, calling, expect_one_each, heard, rendered
+from tests.failover.calls import calling, expect_one_each, heard, rendered
 from tests.failover.figures import Marks, Row, count, mark
 from tests.support.server import Server, serving
 
@@ -27,10 +27,7 @@ async def killed(root: Path, quick: bool) -> list[Row]:
         f"worker killed with -9, {kills} times", f"median 0 packets, at most {TICK_PACKETS}; same id; BYE 200", sessions
     )
 
-    def kill(server: Server) -> None:
-        server.kill_worker()
-
-    await _repeated(row, root, kills, kill)
+    await _repeated(row, root, kills, Server.kill_worker, proof="worker died")
     row.expect(row.line()["packets_lost_median"] == 0, "the median is above 0")
     row.expect(max(row.packets_lost) <= TICK_PACKETS, "more than a tick was lost")
     return [row]
@@ -40,15 +37,16 @@ async def upgraded(root: Path, quick: bool) -> list[Row]:
     """SIGHUP: the keeper replaces the worker."""
     times, sessions = (1, 4) if quick else (5, 25)
     row = Row(f"upgrade by SIGHUP, {times} times", "0 packets; same id; BYE 200", sessions)
-    await _repeated(row, root, times, lambda server: server.process.send_signal(signal.SIGHUP))
+    await _repeated(row, root, times, lambda server: server.process.send_signal(signal.SIGHUP), proof="handing over")
     row.expect(max(row.packets_lost) == 0, "packets were lost")
     return [row]
 
 
-async def _repeated(row: Row, root: Path, times: int, replace: Callable[[Server], None]) -> None:
-    """Have the worker replaced so often, and count."""
+async def _repeated(row: Row, root: Path, times: int, replace: Callable[[Server], None], *, proof: str) -> None:
+    """Have the worker replaced so often, and count. `proof`: what the log must say of each time."""
     marks: list[Marks] = []
     down: list[float] = []
+    replaced: list[int] = []
     between = random.Random(row.failure)
     with serving(root, CAPTURE_KEEP="always") as server:
         await heard(server, "ready to record")
@@ -56,32 +54,26 @@ async def _repeated(row: Row, root: Path, times: int, replace: Callable[[Server]
             before = [folder.session_id for folder in server.recordings()]
             for _ in range(times):
                 marks.append(mark(calls.streams))
-                down.append(await _replaced(row, server, replace))
+                replaced.append(server.worker)
+                down.append(await _replaced(server, replace))
                 await asyncio.sleep(between.uniform(*BETWEEN_SECONDS))
             await calls.bye(row)
             await rendered(server, row.sessions)
             row.expect(server.stop() == 0, "the server did not stop in order")
         expect_one_each(row, server, before, how="restart")
-        _count(row, server, calls, marks)
+        count(row, server.recordings(), calls.streams, marks)
+        said = [line for line in server.log if line["event"] == proof]
+        row.details["workers_replaced"] = len(said)
+        row.expect(len(said) == times, f"{times} blows, {len(said)} times {proof!r}")
+        died = [line["pid"] for line in said if "pid" in line]
+        row.expect(died in ([], replaced), f"workers {replaced} were to be hit, {died} died")
     row.details["down_ms"] = {"median": sorted(down)[len(down) // 2], "worst": max(down)}
 
 
-async def _replaced(row: Row, server: Server, replace: Callable[[Server], None]) -> float:
-    """Replace the worker; milliseconds until the next one is ready. Proves that it was the worker that went."""
+async def _replaced(server: Server, replace: Callable[[Server], None]) -> float:
+    """Replace the worker; milliseconds until the next one is ready."""
     old, began = server.worker, time.monotonic()
     replace(server)
     while (await heard(server, "ready to record"))["pid"] == old:
         pass
-    died = [each for each in server.log if each["event"] in {"worker died", "handing over"}]
-    row.details["workers_replaced"] = len(died)
-    row.expect(not _alive(old), f"worker {old} lives on")
     return round((time.monotonic() - began) * 1000)
-
-
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-def _count(row: Row, server: Server, calls: Calls, marks: list[Marks]) -> None:
-    count(row, server.recordings(), calls.streams, marks)
-    row.expect(row.details["workers_replaced"] == len(marks), "not every blow has hit a worker")

@@ -21,7 +21,7 @@ from siprec.cluster.base import Release
 from siprec.errors import StoreUnavailable
 from siprec.store import layout
 from siprec.store.base import SessionStore
-from siprec.store.redis import Shared
+from siprec.store.redis import Shared, disconnect
 
 ANSWER_SECONDS = 0.3
 """How long an owner may take: the INVITE behind the question is waiting, with only a 100 Trying."""
@@ -67,6 +67,7 @@ class HandOver:
         self._open: dict[int, asyncio.Future[bool]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -75,12 +76,12 @@ class HandOver:
 
     async def close(self) -> None:
         """Listen no more."""
+        self._closing = True  # the client may swallow the cancellation
         tasks = [*self._answering, *([self._task] if self._task is not None else [])]
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with suppress(RedisError, OSError):
-            await self._listener.aclose()
+        await disconnect(self._listener)
 
     async def ready(self) -> None:
         """Wait until questions reach this node."""
@@ -117,7 +118,7 @@ class HandOver:
     # ---- answering
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:
             with suppress(RedisError, OSError, TimeoutError):
                 await self._subscribed()
             self._listening.clear()

@@ -79,6 +79,7 @@ class NodeLease:
         self._doubt = False
         self._held = False
         self._epoch: bytes | None = None
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     # ---- called by whoever starts and stops the node
@@ -97,6 +98,7 @@ class NodeLease:
 
     async def close(self) -> None:
         """Give the lease back, so that others need not wait for its end."""
+        self._closing = True  # the client may swallow the cancellation
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -132,7 +134,7 @@ class NodeLease:
             await self._sleep(WATCH_SECONDS)
 
     async def _keep(self) -> None:
-        while True:
+        while not self._closing:
             await self._sleep(RENEW_SECONDS * random.uniform(1 - RENEW_JITTER, 1 + RENEW_JITTER))  # noqa: S311
             with suppress(StoreUnavailable):
                 await self.renew()

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
@@ -99,6 +99,15 @@ def _endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+async def disconnect(client: Redis) -> None:
+    """Close a client, and the clients that ask its sentinels, which it leaves open."""
+    pool = client.connection_pool
+    sentinels = pool.sentinel_manager.sentinels if isinstance(pool, SentinelConnectionPool) else []
+    for each in (client, *sentinels):
+        with suppress(RedisError, OSError, TimeoutError):
+            await each.aclose()
+
+
 class Shared:
     """Calls to Redis with a deadline, behind a breaker: open after a failure, until the writer finds it back."""
 
@@ -136,8 +145,7 @@ class Shared:
 
     async def close(self) -> None:
         """Close all connections."""
-        with suppress(RedisError, OSError, TimeoutError):
-            await self._client.aclose()
+        await disconnect(self._client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +178,7 @@ class RedisSessionStore(SqliteSessionStore):
         self._lagging = False
         self._sure_at = 0.0
         self._wake = asyncio.Event()
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -267,7 +276,7 @@ class RedisSessionStore(SqliteSessionStore):
         waiting = len(self._dirty)
         return replace(
             local,
-            degraded=local.degraded or bool(self._shared.error) or self._doubtful,
+            degraded=local.degraded or bool(self._shared.error) or self._lagging,
             detail="; ".join(filter(None, (local.detail, self._shared.error, "re-syncing" if self._lagging else ""))),
             dirty=max(local.dirty, waiting),
             oldest_dirty_seconds=max(local.oldest_dirty_seconds, self._dirty.age(self._now())),
@@ -277,6 +286,7 @@ class RedisSessionStore(SqliteSessionStore):
         if not self._shared.error:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), CLOSE_SECONDS)
+        self._closing = True  # the client may swallow the cancellation
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -335,7 +345,7 @@ class RedisSessionStore(SqliteSessionStore):
                 found.append(session_id)
         return found
 
-    # ---- writing to Redis: one task, which never ends on its own
+    # ---- writing to Redis: one task
 
     def _mark(self, session_id: str, parts: Part) -> None:
         self._dirty.mark(session_id, parts, now=self._now())
@@ -348,7 +358,7 @@ class RedisSessionStore(SqliteSessionStore):
 
     async def _run(self) -> None:
         probe_at = 0.0
-        while True:
+        while not self._closing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, probe_at - self._now())):
                     await self._wake.wait()

@@ -35,10 +35,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        kept = "yes" if self._saved else "no"
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         self._process = subprocess.Popen(
-            ["redis-server", *where, "--save", "", "--appendonly", kept, "--appendfsync", "always", *self._options],
+            ["redis-server", *self._role(), *where, *self._options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -52,6 +51,10 @@ class RedisServer:
             if time.monotonic() > deadline:
                 raise AssertionError("redis-server did not start")
             time.sleep(0.005)
+
+    def _role(self) -> list[str]:
+        kept = "yes" if self._saved else "no"
+        return ["--save", "", "--appendonly", kept, "--appendfsync", "always"]
 
     def ask(self, *words: str) -> bytes:
         """Send one command over a connection of its own; returns the first line of the answer."""
@@ -90,11 +93,22 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
 
+class Sentinel(RedisServer):
+    """A sentinel: it knows where the masters are that it was told of."""
+
+    def _role(self) -> list[str]:
+        config = self._folder / "sentinel.conf"
+        config.touch()
+        return [str(config), "--sentinel"]
+
+
 @contextmanager
-def running(*, options: tuple[str, ...] = (), saved: bool = False) -> Iterator[RedisServer]:
+def running(
+    *, options: tuple[str, ...] = (), saved: bool = False, kind: type[RedisServer] = RedisServer
+) -> Iterator[RedisServer]:
     """A server for the time of a test, or of many."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder), options=options, saved=saved)
+        server = kind(Path(folder), options=options, saved=saved)
         server.start()
         try:
             yield server

@@ -39,6 +39,7 @@ from siprec.archive.folder import RecordingFolder, walk
 from siprec.archive.manifest import Manifest
 from siprec.media.capture import Capture
 from siprec.net.signalling import Pump
+from siprec.process import Ending
 from siprec.recorder.pool import RenderPool
 from siprec.rtp import packets as rtp
 from siprec.sdp.model import MediaDescription, SessionDescription
@@ -522,8 +523,11 @@ def sdp_of(message: Request | Response) -> SessionDescription | None:
 
 
 @asynccontextmanager
-async def recording_server(root: Path, **environ: str) -> AsyncIterator[Server]:
-    """A recorder with these settings. Nothing it logged may tell of a defect when the block ends."""
+async def recording_server(root: Path, *, dies: bool = False, **environ: str) -> AsyncIterator[Server]:
+    """A recorder with these settings. Nothing it logged may tell of a defect when the block ends.
+
+    With `dies` it goes without a word to anybody: calls stay as they are in its journal, its sockets are closed.
+    """
     now = Clock()
     made: dict[str, Any] = {}
     lines = io.StringIO()
@@ -566,7 +570,9 @@ async def recording_server(root: Path, **environ: str) -> AsyncIterator[Server]:
         patch.setattr(app, "Capture", QuickCapture)
         patch.setattr(app, "open_store", tapped_store)
         async with AsyncExitStack() as stack:
-            running = await app.start(config.read(settings, root / "none.env"), stack)
+            ending = Ending()
+            ending.hand_over = dies
+            running = await app.start(config.read(settings, root / "none.env"), stack, ending=ending)
             server = Server(root, made["pump"], made["capture"], now, lines)
             server.store = made["store"]
             running.recorder.observe_end(server.told)

@@ -15,6 +15,7 @@ import pytest
 
 from siprec.sip.framing import StreamFramer
 from siprec.sip.limits import MESSAGE_SECONDS
+from tests.load.mutations import RESET
 from tests.load.spray import request
 from tests.support.counting import resident_kib
 from tests.support.server import Server, serving
@@ -37,6 +38,7 @@ def many_descriptors() -> Iterator[None]:
 def connect(server: Server, source: str = "127.0.0.1") -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.settimeout(10.0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.bind((source, 0))
     sock.connect(("127.0.0.1", server.port))
     return sock
@@ -110,7 +112,6 @@ def test_connections_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
         before = len(list(descriptors.iterdir()))
         for number in range(500):
             with connect(server) as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
                 sock.sendall(request("OPTIONS", number)[: number % 300])
         deadline = time.monotonic() + 10
         while len(list(descriptors.iterdir())) > before and time.monotonic() < deadline:

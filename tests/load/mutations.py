@@ -30,6 +30,8 @@ TCP_BATCH = 4
 """Messages on one connection: after damage to a length nothing behind it is read."""
 TCP_SILENCE = 0.05
 """Seconds without an answer on a connection: the server waits for the rest of a message whose length was damaged."""
+RESET = b"\1\0\0\0\0\0\0\0"
+"""struct linger: closed by a reset, so that no port rests in TIME-WAIT that a server of another test may draw."""
 PATIENCE = 10.0
 """Seconds that a server may take for one batch before it counts as dead."""
 INVITE_EVERY = 16
@@ -187,6 +189,7 @@ def over_tcp(port: int, count: int, seed: int, live: Sequence[str] = ()) -> Outc
         outcome.sent += len(batch)
         with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
             sock.settimeout(TCP_SILENCE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             name = f"sync{outcome.sent}-{seed}"
             sock.sendall(b"".join(batch) + messages.options(name))
             _read_answers(sock, name, messages, outcome)

@@ -9,7 +9,8 @@ import random
 import resource
 import secrets
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from siprec.media.capture import Capture
 from siprec.media.ports import PortPool
 from siprec.media.source import SourcePolicy
 from siprec.media.writer import Fault
+from siprec.net import tls
 from siprec.net.address import bound_socket
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
@@ -36,6 +38,7 @@ from siprec.session import bodies
 from siprec.session.admission import RecordingSource
 from siprec.session.keyring import SECRET_BYTES, Keyring
 from siprec.sip.endpoint import Endpoint
+from siprec.sip.flow import Flow
 from siprec.sip.timers import Timings
 from siprec.store.base import SessionStore
 from siprec.store.memory import InMemorySessionStore
@@ -125,7 +128,9 @@ async def start(
         boot=boot,
     )
     limits = limits_of(settings, ports, descriptors)
-    recorder = Recorder(facilities, limits)
+    contexts = tls_contexts(settings)
+    secure: list[TcpListener] = []
+    recorder = Recorder(facilities, limits, subject_of=lambda flow: subject_of(flow, secure))
     logger = log.get()
     pump = Pump(
         endpoint,
@@ -138,8 +143,10 @@ async def start(
     await recorder.restore()
     listeners = stack.enter_context(ExitStack())
     sip_port = _listen(settings, pump, recorder, listeners, store)
+    secure += _listen_tls(settings, pump, recorder, listeners, store, contexts=contexts)
     stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT, store, ending, listeners)
-    banner(configuration, node=node, limits=limits, sip_port=sip_port)
+    tls_port = secure[0].address[1] if secure else None
+    banner(configuration, node=node, limits=limits, sip_port=sip_port, tls_port=tls_port)
     unclaimed = store.discard_unclaimed()
     if unclaimed:
         logger.warning("sockets without a session closed", count=len(unclaimed))
@@ -174,6 +181,50 @@ def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: ExitStack
         tcp = TcpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused, sock=sock)
         stack.callback(tcp.close)
     return port
+
+
+def _listen_tls(
+    settings: Settings,
+    pump: Pump,
+    recorder: Recorder,
+    stack: ExitStack,
+    store: FdStore,
+    *,
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None,
+) -> list[TcpListener]:
+    """TLS on each SIP_HOST if there are `contexts`; port 0 as in `_listen`. Raises ListenError."""
+    port, found = settings.SIP_TLS_PORT, []
+    for number, host in enumerate(map(str, settings.SIP_HOST) if contexts else ()):
+        sock = kept_socket(store, f"s{number}", socket.SOCK_STREAM, host, port, setting="SIP_HOST, SIP_TLS_PORT")
+        listener = TcpListener(
+            host,
+            port,
+            pump=pump,
+            allow=recorder.is_listed,
+            refused=recorder.count_refused,
+            tls=contexts[0] if contexts else None,
+            tls_client=contexts[1] if contexts else None,
+            sock=sock,
+        )
+        stack.callback(listener.close)
+        found.append(listener)
+        port = listener.address[1]
+    return found
+
+
+def tls_contexts(settings: Settings) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
+    """For connections to us and by us, None without a certificate. Raises ConfigurationError."""
+    certificate, key, ca = settings.SIP_TLS_CERT, settings.SIP_TLS_KEY, settings.SIP_TLS_CA
+    if certificate is None or key is None:
+        return None
+    return tls.server_context(certificate, key, ca=ca), tls.client_context(certificate, key, ca=ca)
+
+
+def subject_of(flow: Flow, listeners: Sequence[TcpListener]) -> str | None:
+    """Who the peer of a TLS connection proved to be."""
+    if flow.transport != "tls":
+        return None
+    return next((found for each in listeners if (found := tls.subject(each.peer_certificate(flow)))), None)
 
 
 def kept_socket(
@@ -297,7 +348,9 @@ def folders_held(settings: Settings, store: FdStore | None = None) -> Iterator[N
 # ---------------------------------------------------------------------- what the operator sees first
 
 
-def banner(configuration: Configuration, *, node: str, limits: Limits, sip_port: int) -> None:
+def banner(
+    configuration: Configuration, *, node: str, limits: Limits, sip_port: int, tls_port: int | None = None
+) -> None:
     """Listeners, limits, folder, and what is off with the variable that turns it on."""
     settings = configuration.settings
     logger = log.get()
@@ -306,6 +359,9 @@ def banner(configuration: Configuration, *, node: str, limits: Limits, sip_port:
     for host in settings.SIP_HOST:
         shown = f"[{host}]" if host.version == 6 else str(host)
         logger.info("listening", sip=f"sip:{shown}:{sip_port}", transport="udp,tcp", node=node)
+        if tls_port is not None:
+            told = f"sip:{shown}:{tls_port};transport=tls"
+            logger.info("listening", sip=told, transport="tls", mutual=settings.SIP_TLS_CA is not None, node=node)
     logger.info(
         "ready to record",
         recordings=str(settings.recording_dir),
@@ -324,6 +380,8 @@ def switched_off(settings: Settings) -> Iterator[tuple[str, str]]:
     """What is off by choice, and the variable that turns it on."""
     if not settings.RECORD_PLAIN_CALLS:
         yield "recording of calls that are no recording session", "RECORD_PLAIN_CALLS=true"
+    if settings.SIP_TLS_CERT is None:
+        yield "SIP over TLS", "SIP_TLS_CERT, SIP_TLS_KEY"
     if settings.CAPTURE_KEEP != "always":
         yield "keeping the capture of faultless recordings", "CAPTURE_KEEP=always"
 

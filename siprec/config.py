@@ -124,7 +124,9 @@ class Settings(BaseModel):
     SIP_TLS_PORT: Port = _setting(5061, "SIP over TLS, when a certificate is given")
     SIP_TLS_CERT: Path | None = _setting(None, "certificate chain (PEM); turns TLS on")
     SIP_TLS_KEY: Path | None = _setting(None, "private key (PEM)")
-    SIP_TLS_CA: Path | None = _setting(None, "CA of the SRCs' certificates; turns mutual TLS on")
+    SIP_TLS_CA: Path | None = _setting(
+        None, "CA of the SRCs' certificates (PEM); turns mutual TLS on, and the certificate's name is the identity"
+    )
     SIP_ALLOW: Sources = _setting(PRIVATE_NETWORKS, "SRCs that are heard: `cidr,...` or `name=cidr|cidr,...`")
     SIP_RATE: Rate = _setting("2000/s", "new dialogs per source and second, burst twice that")
     SIPREC_MODE: Literal["lenient", "strict"] = _setting("lenient", "what counts as a recording session")
@@ -177,6 +179,8 @@ class Settings(BaseModel):
     def _tls_is_whole(self) -> Settings:
         if (self.SIP_TLS_CERT is None) != (self.SIP_TLS_KEY is None):
             raise ValueError("SIP_TLS_CERT and SIP_TLS_KEY must be set together")
+        if self.SIP_TLS_CA is not None and self.SIP_TLS_CERT is None:
+            raise ValueError("SIP_TLS_CA needs SIP_TLS_CERT and SIP_TLS_KEY")
         return self
 
     @model_validator(mode="after")
@@ -299,7 +303,6 @@ def _sentence(error: Any) -> str:
 
 
 _UNBUILT: Mapping[str, str] = {
-    "SIP_TLS_CERT": "TLS is not built yet: SIP is served over UDP and TCP only",
     "MEDIA_WORKERS": "more than one capture process is not built yet: one is used",
     "HTTP_TOKEN": "the API and page are not built yet",
     "HTTP_PORT": "the API and page are not built yet",

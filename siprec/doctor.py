@@ -9,7 +9,7 @@ from pathlib import Path
 
 from siprec import app
 from siprec.config import Settings
-from siprec.errors import SiprecError
+from siprec.errors import ConfigurationError, SiprecError
 from siprec.media import receive
 from siprec.media.arena import Arena
 from siprec.media.ports import PortPool, buffered_seconds
@@ -42,7 +42,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which a call would meet them."""
-    return [*_listeners(settings), *_limits(settings), *_receive_buffer(settings), *_disk(settings)]
+    return [*_listeners(settings), *_tls(settings), *_limits(settings), *_receive_buffer(settings), *_disk(settings)]
 
 
 def _listeners(settings: Settings) -> Iterator[Finding]:
@@ -59,6 +59,17 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
                 )
             else:
                 yield Finding(f"{host}:{settings.SIP_PORT} is free", "ok")
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    try:
+        contexts = app.tls_contexts(settings)
+    except ConfigurationError as error:
+        yield Finding(str(error), "fatal")
+    else:
+        if contexts is not None:
+            proof = "SRCs must show a certificate" if settings.SIP_TLS_CA else "SRCs need no certificate (SIP_TLS_CA)"
+            yield Finding(f"TLS on port {settings.SIP_TLS_PORT}: {proof}", "ok")
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:

@@ -121,6 +121,8 @@ class Connection(asyncio.Protocol):
 class TcpListener:
     """A listening socket and all its connections; TLS with `tls` (server side) and `tls_client` (our side).
 
+    With `tls_client` alone only connections of ours are made; whoever comes is turned away.
+
     Raises ListenError when the address cannot be had. `allow`, `refused` and `sock` as for UDP; `refused` also hears of
     connections closed for a limit. Connections that we open use the same limits.
     """
@@ -139,8 +141,8 @@ class TcpListener:
         setting: str | None = None,
         sock: socket.socket | None = None,
     ) -> None:
-        self.transport: Transport = "tls" if tls else "tcp"
-        name = setting or ("SIP_HOST, SIP_TLS_PORT" if tls else "SIP_HOST, SIP_PORT")
+        self.transport: Transport = "tls" if tls or tls_client else "tcp"
+        name = setting or ("SIP_HOST, SIP_TLS_PORT" if self.transport == "tls" else "SIP_HOST, SIP_PORT")
         self._socket = sock or bound_socket(socket.SOCK_STREAM, host, port, setting=name)
         self._socket.setblocking(False)
         self._socket.listen(BACKLOG)
@@ -205,7 +207,8 @@ class TcpListener:
             self._accepted(sock, bare(address[0]))
 
     def _accepted(self, sock: socket.socket, remote: str) -> None:
-        if not self._allow(remote) or not self._room(remote):
+        plain = self.transport == "tls" and self._tls is None
+        if plain or not self._allow(remote) or not self._room(remote):
             self._refused(remote, self.transport)
             sock.close()
             return

@@ -22,7 +22,7 @@ from siprec.recorder.items import Check, How, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
-from siprec.session.admission import RateLimiter, RecordingSource, identify, recognise
+from siprec.session.admission import RateLimiter, RecordingSource, identify, identity_of, recognise, source_named
 from siprec.session.model import CallData
 from siprec.session.recovery import replaces_of
 from siprec.session.transitions import State
@@ -79,11 +79,14 @@ class Limits:
 
 
 class Recorder:
-    """The user of the SIP endpoint."""
+    """The user of the SIP endpoint. `subject_of`: who the peer of a TLS connection proved to be, None if nobody."""
 
-    def __init__(self, facilities: Facilities, limits: Limits) -> None:
+    def __init__(
+        self, facilities: Facilities, limits: Limits, *, subject_of: Callable[[Flow], str | None] = lambda _: None
+    ) -> None:
         self._use = facilities
         self._limits = limits
+        self._subject_of = subject_of
         self._rate = RateLimiter(limits.rate)
         self._free: tuple[float, bool] = (-DISK_CHECK_SECONDS, True)
         self._by_dialog: dict[DialogKey, Call] = {}
@@ -118,22 +121,22 @@ class Recorder:
         """
         if request.method not in {"INVITE", "OPTIONS"}:
             return None
-        reason = self._overload(request.method, flow.remote[0], now, carries_on="Replaces" in request.headers)
+        reason = self._overload(request.method, flow, now, carries_on="Replaces" in request.headers)
         if reason is None:
             return None
         self.refused[reason] += 1
         self.log.warning("refused for now", reason=reason, method=request.method, source=flow.remote[0])
         return RETRY_AFTER
 
-    def _overload(self, method: str, address: str, now: float, *, carries_on: bool) -> str | None:
+    def _overload(self, method: str, flow: Flow, now: float, *, carries_on: bool) -> str | None:
         if self.draining:
             return "shutting down"
         if self.live >= self._limits.max_sessions and not carries_on:
             return "MAX_SESSIONS reached"
         if not self._disk_has_room(now):
             return "less than DISK_RESERVE free"
-        source = identify(self._limits.sources, address)
-        if method == "INVITE" and not self._rate.allow(source.name if source else address, now):
+        source = self._identify(flow)
+        if method == "INVITE" and not self._rate.allow(source.name if source else flow.remote[0], now):
             return "SIP_RATE exceeded"
         return None
 
@@ -146,6 +149,10 @@ class Recorder:
     def is_listed(self, address: str) -> bool:
         """Whether SIP_ALLOW lists `address`; asked before anything from it is parsed."""
         return identify(self._limits.sources, address) is not None
+
+    def _identify(self, flow: Flow) -> RecordingSource | None:
+        source = identify(self._limits.sources, flow.remote[0])
+        return None if source is None else identity_of(source, self._subject_of(flow))
 
     # ------------------------------------------------------------------ events
 
@@ -173,7 +180,7 @@ class Recorder:
 
     def _in_dialog(self, event: RequestReceived, dialog: Dialog, now: float) -> None:
         call = self._by_dialog.get(dialog.key)
-        source = identify(self._limits.sources, event.flow.remote[0])
+        source = self._identify(event.flow)
         if call is None:
             self._answer(event, 481, now)
         elif source is None or source.name != call.data.identity:
@@ -186,7 +193,7 @@ class Recorder:
 
     def _unknown_dialog(self, event: UnknownDialog, now: float) -> None:
         """A request in a dialog that is not here: it may be stored, or an INVITE may bring its own recovery."""
-        source = identify(self._limits.sources, event.flow.remote[0])
+        source = self._identify(event.flow)
         received = RequestReceived(event.transaction, event.request, event.flow, None)
         if self._contradicts(received, now):
             return
@@ -198,7 +205,7 @@ class Recorder:
             self._spawn(self._find_dialog(received, source))
 
     def _invite(self, event: RequestReceived, now: float) -> None:
-        source = identify(self._limits.sources, event.flow.remote[0])
+        source = self._identify(event.flow)
         assert source is not None, "unlisted sources are dropped before parsing"
         try:
             body = bodies.read(event.request)
@@ -298,7 +305,7 @@ class Recorder:
         if not (record.call.live or record.call.state is State.OFFERED):
             await self._give_up(record.call)
             return
-        source = next((each for each in self._limits.sources if each.name == record.call.identity), None)
+        source = source_named(self._limits.sources, record.call.identity, record.call.source)
         if source is None:
             raise ConfigurationError([f"SIP_ALLOW: {record.call.identity} is not listed any more"])
         record = await store.adopt(session_id, policy.node, self._use.boot, record.call.fence)

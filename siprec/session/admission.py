@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siprec.sip.message import Request
 from siprec.sip.multipart import BodyPart
@@ -20,13 +20,16 @@ METADATA_TYPES = frozenset({("application", "rs-metadata"), ("application", "rs-
 
 SRC_FEATURES = frozenset({"+sip.src", "src", "+sip-src"})
 
+TLS_PREFIX = "tls:"
+"""Begins the identity of an SRC that proved itself by a certificate."""
+
 SOURCES_LIMIT = 10_000
 """Sources whose rate is remembered; far above any number of SBCs, it bounds memory if SIP_ALLOW is wide."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingSource:
-    """An SRC that is heard: the SIP_ALLOW entry that matched, which is its identity."""
+    """An SRC that is heard. `name` is its identity: of the SIP_ALLOW entry that matched, or of its TLS certificate."""
 
     name: str
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
@@ -38,6 +41,19 @@ def identify(sources: Sequence[RecordingSource], address: str) -> RecordingSourc
     mapped = getattr(literal, "ipv4_mapped", None)
     literal = mapped or literal
     return next((each for each in sources if any(literal in network for network in each.networks)), None)
+
+
+def identity_of(source: RecordingSource, subject: str | None) -> RecordingSource:
+    """`source` as the TLS subject it proved to be, if it did. The prefix keeps subjects and SIP_ALLOW's names apart."""
+    return source if subject is None else replace(source, name=f"{TLS_PREFIX}{subject}")
+
+
+def source_named(sources: Sequence[RecordingSource], name: str, address: str) -> RecordingSource | None:
+    """The source that `name` was the identity of when it called from `address`; None when it is not listed any more."""
+    if name.startswith(TLS_PREFIX):
+        listed = identify(sources, address)
+        return None if listed is None else replace(listed, name=name)
+    return next((each for each in sources if each.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,8 +193,9 @@ class Intake:
         found = []
         for channel in channels:
             line = self._lines.get(channel.index) if channel.mode == "active" else None
-            alive = line.capture.liveness() if line else None
-            if alive is not None and (alive.last_packet_at is None or alive.last_packet_at < since):
+            alive = line.capture.liveness() if line else None  # None too before the first tick
+            heard_at = alive.last_packet_at if alive else None
+            if line is not None and (heard_at is None or heard_at < since):
                 found.append(channel)
         return found
 

@@ -38,8 +38,10 @@ from siprec import app, clock, config, log
 from siprec.archive.folder import RecordingFolder, walk
 from siprec.archive.manifest import Manifest
 from siprec.media.capture import Capture
+from siprec.media.ports import PortPair
 from siprec.net.signalling import Pump
 from siprec.process import Ending
+from siprec.recorder.intake import Ports
 from siprec.recorder.pool import RenderPool
 from siprec.rtp import packets as rtp
 from siprec.sdp.model import MediaDescription, SessionDescription
@@ -176,6 +178,12 @@ class Server:
         """What an SRC sends; answers to that Call-ID are for it."""
         self._wires[source.flow.transport].sources[call_id_of(data)] = source
         self.pump.receive(data, source.flow)
+
+    def attach(self, source: Src) -> None:
+        """From now on an SRC in a dialog is one of this recorder's: what is sent in that dialog reaches it."""
+        assert source.invite is not None
+        source.server = self
+        self._wires[source.flow.transport].sources[source.invite.call_id.encode()] = source
 
     def detach(self) -> None:
         """Leave sending to real listeners from here on."""
@@ -531,6 +539,7 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
     now = Clock()
     made: dict[str, Any] = {}
     lines = io.StringIO()
+    pairs: list[PortPair] = []
 
     class TappedPump(Pump):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -541,6 +550,16 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(tick=TICK_SECONDS, **kwargs)
             made["capture"] = self
+
+    class TappedPorts(Ports):
+        def acquire(self, address: str | None, now: float) -> PortPair:
+            pairs.append(super().acquire(address, now))
+            return pairs[-1]
+
+        def restore(self, address: str, port: int) -> tuple[PortPair, bool]:
+            pair, held_over = super().restore(address, port)
+            pairs.append(pair)
+            return pair, held_over
 
     async def tapped_store(*args: Any) -> SessionStore:
         made["store"] = store = await open_store(*args)
@@ -569,6 +588,7 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
         patch.setattr(app, "Pump", TappedPump)
         patch.setattr(app, "Capture", QuickCapture)
         patch.setattr(app, "open_store", tapped_store)
+        patch.setattr(app, "Ports", TappedPorts)
         async with AsyncExitStack() as stack:
             ending = Ending()
             ending.hand_over = dies
@@ -577,5 +597,8 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
             server.store = made["store"]
             running.recorder.observe_end(server.told)
             yield server
+        for pair in pairs if dies else ():  # as the kernel does when a process ends
+            pair.rtp.close()
+            pair.rtcp.close()
     wrong = [each for each in server.log if each["event"] in {"defect", "call failed"}]
     assert not wrong, wrong

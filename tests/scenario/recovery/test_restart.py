@@ -1,0 +1,243 @@
+"""The server goes without a word and comes back: its dialogs go on where they were."""
+
+import asyncio
+import socket
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from siprec.sip.message import Request
+from tests.support.failover import ALLOW, call_id, caller, come_again, named, recorded_call, reinvite, until
+from tests.support.replay import TICK_SECONDS, Server, Src, recording_server
+
+
+def serving(root: Path, *, dies: bool = False, **environ: str) -> AbstractAsyncContextManager[Server]:
+    return recording_server(root, dies=dies, SIP_ALLOW=ALLOW, **environ)
+
+
+async def ended(server: Server, src: Src) -> None:
+    src.server = server
+    assert (await src.exchange(src.build("BYE"))).status == 200
+    await server.ended(call_id(src))
+
+
+async def speaks_anew(server: Server, src: Src) -> None:
+    """The first SRC of a server would have the SSRC of the first SRC of the server before it."""
+    src.ssrc("1")
+    src.forget_voices()
+    await src.speak("1")
+
+
+async def test_the_dialog_goes_on(tmp_path: Path) -> None:
+    """Same id, ports and dialog: RTP, OPTIONS, re-INVITE and BYE as if nothing had happened."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+        before = first.of(call_id(src)).manifest
+    assert not [each for each in src.received if isinstance(each, Request)]
+    async with serving(tmp_path) as second:
+        src.server = second
+        assert second.of(call_id(src)).manifest.state == "interrupted"
+        await src.speak("1")
+        await until(second, lambda: second.of(call_id(src)).manifest.state == "recording")
+        assert (await src.exchange(src.build("OPTIONS"))).status == 200
+        old_answer = src.answer
+        assert src.offer is not None
+        response = await src.exchange(src.build("INVITE", body=str(src.offer).encode()))
+        assert response.status == 200
+        await src.ack()
+        assert str(src.answer) == str(old_answer)  # the same offer: the same answer, the same version of it
+        await src.speak("1")
+        recorded = await src.bye()
+    manifest = recorded.manifest
+    assert (manifest.id, manifest.fence) == (before.id, before.fence + 1)
+    assert [each.how for each in manifest.recoveries] == ["restart"]
+    assert manifest.channels[0].packets == 15
+    assert len(second.recordings()) == 1
+
+
+async def test_an_unacknowledged_200_is_sent_again(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        src, own = caller(first)
+        response = await src.send("good", replace=own)
+        await first.live(call_id(src), lambda found: found.manifest.state == "recording")
+    src.received.clear()
+    async with serving(tmp_path) as second:
+        second.attach(src)
+        second.advance(0.6)
+        await until(second, lambda: src.received)
+        assert bytes(src.received[0]) == bytes(response)
+        await src.ack()
+        src.received.clear()
+        second.advance(40)
+        assert not [each for each in src.received if not isinstance(each, Request)]
+        assert second.of(call_id(src)).manifest.state in {"interrupted", "recording"}
+        await ended(second, src)
+
+
+async def test_an_acknowledged_one_is_not(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    src.received.clear()
+    async with serving(tmp_path) as second:
+        src.server = second
+        await src.speak("1")
+        second.attach(src)
+        second.advance(40)
+        await asyncio.sleep(2 * TICK_SECONDS)
+        assert not src.received
+        await ended(second, src)
+
+
+async def test_a_repeated_invite_gets_the_same_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        src, own = caller(first)
+        invite = src.load("good", replace=own)
+        response = await src.exchange(invite)
+        await first.live(call_id(src), lambda found: found.manifest.state == "recording")
+    src.received.clear()
+    async with serving(tmp_path) as second:
+        src.server = second
+        src.post(invite)
+        await until(second, lambda: src.received)
+        assert bytes(src.received[0]) == bytes(response)
+        await src.ack()
+        assert len(second.recordings()) == 1
+        await ended(second, src)
+
+
+async def test_our_cseq_rises(tmp_path: Path) -> None:
+    """Requests that the first life sent after its last save are not known."""
+    quick = {"RTP_TIMEOUT": "1s", "SESSION_CHECK_INTERVAL": "1s"}
+    async with serving(tmp_path, dies=True, **quick) as first:
+        src = await recorded_call(first)
+        for _ in range(5):
+            first.advance(1.5)
+            await asyncio.sleep(2 * TICK_SECONDS)
+        last = (await src.request("OPTIONS")).cseq.number + 4
+    async with serving(tmp_path, **quick) as second:
+        new, response = await come_again(second, named(src))
+        assert response.status == 200
+        src.received.clear()
+        second.attach(src)
+        assert (await src.request("BYE")).cseq.number > last
+        await new.exchange(new.build("BYE"))
+        await second.ended(call_id(src))
+
+
+async def test_a_quiet_restored_src_is_asked_before_it_is_given_up(tmp_path: Path) -> None:
+    """On hold, it sends nothing and knows nothing of our restart."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    async with serving(tmp_path) as second:
+        second.attach(src)
+        second.advance(1.5)
+        await src.request("OPTIONS")
+        await until(second, lambda: second.of(call_id(src)).manifest.state == "recording")
+        for _ in range(8):
+            second.advance(10)
+            await asyncio.sleep(2 * TICK_SECONDS)
+        assert second.of(call_id(src)).manifest.state == "recording"
+        await ended(second, src)
+
+
+async def test_the_src_comes_back_with_replaces(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    async with serving(tmp_path) as second:
+        new, response = await come_again(second, named(src))
+        assert response.status == 200
+        await speaks_anew(second, new)
+        await new.exchange(new.build("BYE"))
+        recorded = await second.ended(call_id(src))
+    assert [each.how for each in recorded.manifest.recoveries] == ["restart", "replaces"]
+    assert recorded.manifest.channels[0].packets == 10
+    assert recorded.manifest.fence == 3
+
+
+async def test_the_src_comes_back_with_a_fresh_invite(tmp_path: Path) -> None:
+    """The restored dialog is no young one."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first, session="the-same")
+    async with serving(tmp_path) as second:
+        new, _ = await come_again(second, "", session="the-same")
+        await speaks_anew(second, new)
+        await new.exchange(new.build("BYE"))
+        recorded = await second.ended(call_id(src))
+    assert [each.how for each in recorded.manifest.recoveries] == ["restart", "fresh-invite"]
+
+
+async def test_a_restored_dialog_names_another_in_a_reinvite(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        one, other = await recorded_call(first), await recorded_call(first)
+    async with serving(tmp_path) as second:
+        one.server = other.server = second
+        assert (await reinvite(other, named(one))).status == 200
+        assert (await second.ended(call_id(other))).manifest.merged_into == second.of(call_id(one)).manifest.id
+        await other.speak("1")
+        await other.exchange(other.build("BYE"))
+        assert (await second.ended(call_id(one))).manifest.channels[0].packets == 10
+
+
+async def test_what_was_ended_by_bye_is_known_after_a_restart(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+        await src.bye()
+    async with serving(tmp_path) as second:
+        assert (await come_again(second, named(src)))[1].status == 603
+
+
+async def test_a_session_timer_of_the_src_starts_again(tmp_path: Path) -> None:
+    timer = {"Max-Forwards: 70\n": "Max-Forwards: 70\nSupported: timer\nSession-Expires: 1800;refresher=uac\n"}
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first, replace=timer)
+    async with serving(tmp_path) as second:
+        src.server = second
+        await src.speak("1")
+        await until(second, lambda: second.of(call_id(src)).manifest.state == "recording")
+        second.advance(1750)
+        await asyncio.sleep(2 * TICK_SECONDS)
+        assert second.of(call_id(src)).manifest.state == "recording"
+        second.advance(30)
+        assert (await second.ended(call_id(src))).manifest.state == "ended"
+
+
+async def test_a_session_timer_of_ours_is_refreshed_soon(tmp_path: Path) -> None:
+    timer = {
+        "Max-Forwards: 70\n": "Max-Forwards: 70\nAllow: INVITE, ACK, BYE, UPDATE\nSession-Expires: 1800\n",
+    }
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first, replace=timer)
+    async with serving(tmp_path) as second:
+        src.server = second
+        await src.speak("1")
+        second.attach(src)
+        second.advance(1.5)
+        assert (await src.request("UPDATE")).headers.get("Session-Expires") == "1800;refresher=uac"
+        await ended(second, src)
+
+
+async def test_one_that_cannot_be_restored_is_salvaged(tmp_path: Path) -> None:
+    """Its identity is listed no more: rendered, truncated, and the start goes on."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    async with recording_server(tmp_path, SIP_ALLOW="c=127.0.0.20|127.0.30.0/24") as second:
+        await until(second, lambda: second.of(call_id(src)).manifest.state == "ended")
+        manifest = second.of(call_id(src)).manifest
+        assert (manifest.verdict, manifest.channels[0].packets) == ("truncated", 5)
+    assert [each for each in second.log if each["event"] == "session cannot be restored"]
+
+
+async def test_one_whose_port_is_taken_is_salvaged(tmp_path: Path) -> None:
+    """And an SRC that comes back for it gets a new recording, which names the old one."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    _, answered = src.line("2")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((answered.address or "", answered.port))
+        async with serving(tmp_path) as second:
+            await until(second, lambda: second.of(call_id(src)).manifest.state == "ended")
+            manifest = second.of(call_id(src)).manifest
+            assert (manifest.verdict, manifest.channels[0].packets) == ("truncated", 5)
+            new, response = await come_again(second, named(src))
+            assert response.status == 200
+            await new.speak("1")
+            assert (await new.bye()).manifest.continues == manifest.id

@@ -47,6 +47,16 @@ class Transport(StrEnum):
 
     UDP = "udp"
     TCP = "tcp"
+    TLS = "tls"
+
+
+class Suite(StrEnum):
+    """Suites of SRTP."""
+
+    AES_128 = "AES_CM_128_HMAC_SHA1_80"
+    AES_128_SHORT = "AES_CM_128_HMAC_SHA1_32"
+    GCM_128 = "AEAD_AES_128_GCM"
+    GCM_256 = "AEAD_AES_256_GCM"
 
 
 class Style(StrEnum):
@@ -109,7 +119,8 @@ def demo(
 @main.command()
 def call(
     target: Annotated[str, typer.Option(help="SIP URI of the recording server")] = "sip:127.0.0.1:5060",
-    transport: Annotated[Transport, typer.Option(help="udp or tcp")] = Transport.UDP,
+    transport: Annotated[Transport, typer.Option(help="udp, tcp or tls")] = Transport.UDP,
+    srtp: Annotated[Suite | None, typer.Option(help="encrypt the audio under this suite")] = None,
     codec: Annotated[str, typer.Option(help="PCMU, PCMA, G722 or L16")] = "PCMU",
     duration: Annotated[float, typer.Option(help="seconds of audio in each call")] = DEMO_SECONDS,
     calls: Annotated[int, typer.Option(min=1, help="how many calls")] = 1,
@@ -133,6 +144,7 @@ def call(
     options = CallOptions(
         target=target,
         transport=transport.value,
+        srtp=srtp.value if srtp else None,
         local=local,
         codec=codec,
         duration=duration,

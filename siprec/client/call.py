@@ -385,6 +385,8 @@ class LiveCall:
         if not self.streams:
             return
         for stream, channel, line in zip(self.streams, self.scene.channels, agreed, strict=True):
+            if stream.security is not None:
+                stream.security.agree(line.crypto)
             stream.connect(_remote(line))
             stream.active = line.direction == "sendonly" and stream.remote is not None and self._heard(channel)
         self.result.streams = [

@@ -21,6 +21,7 @@ from random import Random
 import numpy as np
 
 from siprec import clock
+from siprec.client.security import StreamSecurity
 from siprec.client.tracks import FRAME_SECONDS, Codec, Track
 from siprec.client.voices import Samples
 from siprec.errors import ListenError
@@ -163,9 +164,11 @@ class RtpStream:
     def __init__(
         self, track: Track, ports: PortPair, *, seed: object, label: str, impairments: Impairments | None = None,
         counter: bool = False, reports: bool = True, first_sequence: int | None = None,
+        security: StreamSecurity | None = None,
     ) -> None:  # fmt: skip
         drawn = Random(repr((seed, label)))  # noqa: S311 - reproducible, no secret
         self.track, self.ports, self.label = track, ports, label
+        self.security = security
         self.ssrc = drawn.getrandbits(32)
         self.sequence = drawn.getrandbits(16) if first_sequence is None else first_sequence
         self.first_timestamp = drawn.getrandbits(32)
@@ -276,7 +279,7 @@ class RtpStream:
         self._numbered += 1
         self._octets += len(payload)
         self.sequence = (self.sequence + 1) & 0xFFFF
-        return header + payload
+        return self.security.rtp(header + payload) if self.security else header + payload
 
     def _timestamp(self, position: float) -> int:
         return (self.first_timestamp + round(position * self.codec.clock_rate * FRAME_SECONDS)) & 0xFFFFFFFF
@@ -317,13 +320,15 @@ class RtpStream:
         stamp = self._timestamp(position)
         sender = rtcp.SenderReport(self.ssrc, rtcp.ntp_from_ns(clock.wall_ns()), stamp, self._numbered, self._octets)
         name = rtcp.SourceDescription((rtcp.Chunk(self.ssrc, ((rtcp.CNAME, self.cname.encode()),)),))
+        report = rtcp.compound(sender, name, *more)
         with suppress(OSError):  # a report that cannot be sent is like one that was lost
-            self.ports.rtcp.send(rtcp.compound(sender, name, *more))
+            self.ports.rtcp.send(self.security.rtcp(report) if self.security else report)
 
     def _take_reports(self) -> None:
         for _ in range(MAX_REPORTS):
             try:
-                packets = rtcp.parse(self.ports.rtcp.recv(2048))
+                datagram = self.ports.rtcp.recv(2048)
+                packets = rtcp.parse(self.security.report(datagram) if self.security else datagram)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP refusal of an earlier report

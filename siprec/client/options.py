@@ -54,11 +54,12 @@ class CallOptions:
     `loss`, `duplicate`: percent; `reorder`: depth in packets; `jitter_ms`: milliseconds (see media.Impairments).
     `session_id`: UUID of the communication session, None for a new one for each call; the same id in a later call tells
     the server that it is the same session (failover). `seed` fixes audio, SSRCs and impairments; call n uses seed + n.
+    `srtp`: suite (see siprec.sdp.crypto.SUITES) under whose keys the streams go, None for plain RTP.
     `one_way`: only the first party is heard. `counter`: each payload begins with its 32-bit packet number.
     """
 
     target: str = "sip:127.0.0.1:5060"
-    transport: Literal["udp", "tcp"] = "udp"
+    transport: Literal["udp", "tcp", "tls"] = "udp"
     local: str | None = None
     codec: str = "PCMU"
     duration: float = 10.0
@@ -66,6 +67,7 @@ class CallOptions:
     calls: int = 1
     rate: float = 10.0
     concurrency: int = 1000
+    srtp: str | None = None
     one_way: bool = False
     loss: float = 0.0
     duplicate: float = 0.0

@@ -44,7 +44,8 @@ Content = tuple[Sequence[Header], bytes]
 
 @dataclass(slots=True)
 class Channel:
-    """One party's stream: its m-line in SDP, its stream element in the metadata. `port`: our RTP port, 0 = removed."""
+    """One party's stream: its m-line in SDP, its stream element in the metadata. `port`: our RTP port, 0 = removed;
+    `crypto`: our a=crypto line, None for plain RTP."""
 
     label: str
     party: Party
@@ -54,6 +55,7 @@ class Channel:
     joined_ns: int
     direction: Direction = "sendonly"
     left_ns: int | None = None
+    crypto: str | None = None
 
 
 class Scene:
@@ -152,6 +154,7 @@ class Scene:
             StreamOffer(
                 self.address, channel.port, formats, channel.label,
                 direction=direction, ptime=round(FRAME_SECONDS * 1000),
+                transport="RTP/SAVP" if channel.crypto else "RTP/AVP", crypto=channel.crypto,
             )
             for channel, direction in zip(self.channels, directions, strict=True)
         ]  # fmt: skip

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import ssl
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -23,11 +25,13 @@ from siprec.client.call import LiveCall, Pending
 from siprec.client.media import PortPair, RtpStream, Sender
 from siprec.client.options import CallOptions, CallResult, Header, Party
 from siprec.client.scene import Scene
+from siprec.client.security import StreamSecurity
 from siprec.client.tracks import CODECS, tracks
 from siprec.errors import ListenError, SipError
 from siprec.net.address import family_of
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
+from siprec.net.tls import client_context
 from siprec.net.udp import UdpListener, source_address
 from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.endpoint import Endpoint
@@ -37,22 +41,32 @@ from siprec.sip.uri import SipUri
 
 USER_AGENT = "siprec-src"
 DEFAULT_PORT = 5060
+DEFAULT_TLS_PORT = 5061
 
 SUPPORTED = ("siprec", "replaces", "100rel")
 """No "timer": a session that the server wants refreshed is refreshed by the server (RFC 4028 section 9)."""
 
-Transport = Literal["udp", "tcp"]
+Transport = Literal["udp", "tcp", "tls"]
 
 
 class RecordingClient:
     """`local`: the address that Contact and SDP name and that every socket is bound to; `port` 0 takes any.
+    `tls`: how to speak TLS; by default to any server, without a certificate of our own.
 
     An asynchronous context manager; on exit everything is closed, and calls that still live are cut without BYE.
     Entry raises ListenError when the address is not this machine's or the port is taken.
     """
 
-    def __init__(self, *, local: str = "127.0.0.1", port: int = 0, transport: Transport = "udp") -> None:
+    def __init__(
+        self,
+        *,
+        local: str = "127.0.0.1",
+        port: int = 0,
+        transport: Transport = "udp",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.local, self.port, self.transport = local, port, transport
+        self._tls = (tls or client_context()) if transport == "tls" else None
         self.calls: set[LiveCall] = set()
         self.stopping = False
         self.sender = Sender()
@@ -64,16 +78,18 @@ class RecordingClient:
         self._defects: list[Exception] = []
 
     @classmethod
-    def towards(cls, target: str, *, transport: Transport = "udp", local: str | None = None) -> Self:
+    def towards(
+        cls, target: str, *, transport: Transport = "udp", local: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> Self:
         """A client on `local`, or on the address from which the route to the SIP URI `target` leaves.
 
         Raises SipError for a target that is no SIP URI, ListenError for one without address or route.
         """
-        return cls(local=local or _route_source(target), transport=transport)
+        return cls(local=local or _route_source(target), transport=transport, tls=tls)
 
     async def __aenter__(self) -> Self:
-        listen = _LISTENERS[self.transport]
-        self._listener = listen(
+        listen = UdpListener if self.transport == "udp" else partial(TcpListener, tls_client=self._tls)
+        self._listener: UdpListener | TcpListener = listen(
             self.local, self.port, pump=self._pump, allow=_anybody, refused=_uncounted, setting="the local address"
         )
         self.port = self._listener.address[1]
@@ -154,18 +170,20 @@ class RecordingClient:
         """A stream for `party`, who joins `scene`."""
         ports = PortPair(self.local)
         channel = scene.join(party, ports.port)
+        security = StreamSecurity.new(options.srtp) if options.srtp else None
+        channel.crypto = str(security.offered) if security else None
         seed = options.seed if voices is None else voices
         index = len(scene.channels) - 1
         speakers = max(len(options.parties), index + 1)
         track = tracks(options.duration, codec=options.codec, speakers=speakers, seed=seed)[index]
         return RtpStream(
             track, ports, seed=options.seed, label=channel.label,
-            impairments=options.impairments, counter=options.counter, reports=options.reports,
+            impairments=options.impairments, counter=options.counter, reports=options.reports, security=security,
         )  # fmt: skip
 
     async def flow_to(self, target: str) -> Flow:
         """The way to the SIP URI `target`; a host name is resolved without blocking the other calls."""
-        host, port = destination(target)
+        host, port = destination(target, DEFAULT_TLS_PORT if self.transport == "tls" else DEFAULT_PORT)
         if family_of(host) is not None:
             return Flow(self.transport, (self.local, self.port), (host, port))
         try:
@@ -301,9 +319,6 @@ _HANDLERS: dict[type, Callable[[RecordingClient, Any], None]] = {
 }
 
 
-_LISTENERS: dict[Transport, type[UdpListener | TcpListener]] = {"udp": UdpListener, "tcp": TcpListener}
-
-
 def _anybody(address: str) -> bool:
     return True
 
@@ -325,12 +340,12 @@ def replaces_header(dialog: Dialog) -> str:
     return f"{dialog.call_id};to-tag={dialog.remote_tag};from-tag={dialog.local_tag}"
 
 
-def destination(target: str) -> Address:
+def destination(target: str, default_port: int = DEFAULT_PORT) -> Address:
     """Host and port of a SIP URI. Raises SipError."""
     uri = SipUri.parse(target)
     if not uri.host:
         raise SipError("the target names no host: write it as sip:127.0.0.1:5060")
-    return uri.host.strip("[]"), uri.port or DEFAULT_PORT
+    return uri.host.strip("[]"), uri.port or default_port
 
 
 def _route_source(target: str) -> str:

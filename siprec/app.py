@@ -16,8 +16,10 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from siprec import clock, log
+from siprec.cluster.base import open_cluster
+from siprec.cluster.boot import begin
 from siprec.config import Configuration, Settings
-from siprec.errors import ConfigurationError
+from siprec.errors import ConfigurationError, ListenError
 from siprec.fdstore import FdStore, from_environment
 from siprec.media.capture import Capture
 from siprec.media.ports import PortPool
@@ -40,9 +42,7 @@ from siprec.session.keyring import SECRET_BYTES, Keyring
 from siprec.sip.endpoint import Endpoint
 from siprec.sip.flow import Flow
 from siprec.sip.timers import Timings
-from siprec.store.base import SessionStore
-from siprec.store.memory import InMemorySessionStore
-from siprec.store.sqlite import SqliteSessionStore
+from siprec.store.opening import open_store
 
 DESCRIPTORS_SPARE = 200
 """Descriptors kept for logs, files being written, connections and the interpreter."""
@@ -51,6 +51,9 @@ DESCRIPTORS_PER_SESSION = 5
 """Two port pairs and a capture file."""
 
 PORTS_PER_SESSION = 4
+
+PORT_ATTEMPTS = 16
+"""Free ports tried for SIP_PORT=0 until one is free for both UDP and TCP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,29 @@ async def start(
     # Endpoint, recorder and pump need each other: the lambdas look the later ones up when they are called.
     ports = Ports(port_pools(settings), store)
     stack.callback(ports.close)
-    boot = secrets.token_hex(8)
-    sessions = await open_store(settings, boot)
-    stack.push_async_callback(sessions.close)
+    boot = begin(settings.state_dir, lambda: secrets.token_hex(8))
+    kind = settings.REDUNDANCY_STORAGE_TYPE if settings.ENABLE_REDUNDANCY else "noop"
+    redis_url = settings.REDIS_URL.get_secret_value() if kind == "redis" and settings.REDIS_URL else None
+    try:
+        sessions = await open_store(
+            kind,
+            settings.state_dir,
+            node=node,
+            boot=boot.current,
+            redis_url=redis_url,
+            lost=lambda session_id: recorder.neighbours.lost(session_id),
+        )
+        stack.push_async_callback(sessions.close)
+        cluster = open_cluster(
+            redis_url,
+            sessions,
+            lambda session_id, to_node: recorder.neighbours.release(session_id, to_node),
+            node=node,
+            boot=boot.current,
+            previous=boot.previous,
+        )
+    except ValueError as error:
+        raise ConfigurationError([f"REDIS_URL: {error}"]) from error
     facilities = Facilities(
         policy=policy(settings, node),
         endpoint=endpoint,
@@ -125,7 +148,8 @@ async def start(
         keyring=Keyring(node_secret(settings)),
         flush=lambda: pump.flush(),
         observers=observers(),
-        boot=boot,
+        boot=boot.current,
+        cluster=cluster,
     )
     limits = limits_of(settings, ports, descriptors)
     contexts = tls_contexts(settings)
@@ -141,6 +165,8 @@ async def start(
     stack.callback(pump.close)
     # Sessions of an earlier life come back here, before any request for them can: Ports.restore takes their sockets.
     await recorder.restore()
+    await cluster.start()
+    stack.push_async_callback(cluster.close)
     listeners = stack.enter_context(ExitStack())
     sip_port = _listen(settings, pump, recorder, listeners, store)
     secure += _listen_tls(settings, pump, recorder, listeners, store, contexts=contexts)
@@ -171,16 +197,31 @@ async def _stop(recorder: Recorder, timeout: float, store: FdStore, ending: Endi
 def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: ExitStack, store: FdStore) -> int:
     """UDP and TCP on each SIP_HOST; port 0 takes a free one, the same for all. Raises ListenError."""
     port = settings.SIP_PORT
-    setting = "SIP_HOST, SIP_PORT"
     for number, host in enumerate(map(str, settings.SIP_HOST)):
-        sock = kept_socket(store, f"u{number}", socket.SOCK_DGRAM, host, port, setting=setting)
-        udp = UdpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused, sock=sock)
+        datagrams, streams = _both(store, number, host, port)
+        port = datagrams.getsockname()[1]
+        allow, refused = recorder.is_listed, recorder.count_refused
+        udp = UdpListener(host, port, pump=pump, allow=allow, refused=refused, sock=datagrams)
         stack.callback(udp.close)
-        port = udp.address[1]
-        sock = kept_socket(store, f"t{number}", socket.SOCK_STREAM, host, port, setting=setting)
-        tcp = TcpListener(host, port, pump=pump, allow=recorder.is_listed, refused=recorder.count_refused, sock=sock)
+        tcp = TcpListener(host, port, pump=pump, allow=allow, refused=refused, sock=streams)
         stack.callback(tcp.close)
     return port
+
+
+def _both(store: FdStore, number: int, host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP sockets on one port; a free one that only UDP has is drawn again. Raises ListenError."""
+    setting = "SIP_HOST, SIP_PORT"
+    for attempt in range(PORT_ATTEMPTS):
+        datagrams = kept_socket(store, f"u{number}", socket.SOCK_DGRAM, host, port, setting=setting)
+        try:
+            wanted = datagrams.getsockname()[1]
+            return datagrams, kept_socket(store, f"t{number}", socket.SOCK_STREAM, host, wanted, setting=setting)
+        except ListenError:
+            store.remove(f"u{number}")
+            datagrams.close()
+            if port or attempt == PORT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _listen_tls(
@@ -245,14 +286,6 @@ def kept_socket(
 
 
 # ---------------------------------------------------------------------- settings to plain arguments
-
-
-async def open_store(settings: Settings, boot: str) -> SessionStore:
-    """The store of REDUNDANCY_STORAGE_TYPE; ENABLE_REDUNDANCY=false wins over it."""
-    kind = settings.REDUNDANCY_STORAGE_TYPE if settings.ENABLE_REDUNDANCY else "noop"
-    if kind == "memory":
-        return InMemorySessionStore(boot=boot)
-    return await SqliteSessionStore.open(settings.state_dir, boot=boot)
 
 
 def policy(settings: Settings, node: str) -> Policy:

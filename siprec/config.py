@@ -311,12 +311,9 @@ _UNBUILT: Mapping[str, str] = {
 
 def _not_built(settings: Settings, origins: Mapping[str, str]) -> list[str]:
     warnings = [f"{name}: {text}" for name, text in _UNBUILT.items() if origins[name] != "default"]
-    if settings.ENABLE_REDUNDANCY and origins["REDUNDANCY_STORAGE_TYPE"] != "default":
-        kind = settings.REDUNDANCY_STORAGE_TYPE
-        if kind in {"sqlite", "redis"}:
-            warnings.append(f"REDUNDANCY_STORAGE_TYPE: {kind} is not built yet: memory is used")
-        elif settings.REDIS_URL is not None and kind != "redis":
-            warnings.append(f"REDIS_URL is set but REDUNDANCY_STORAGE_TYPE is {kind}: Redis is not used")
+    kind = settings.REDUNDANCY_STORAGE_TYPE
+    if settings.REDIS_URL is not None and kind != "redis":
+        warnings.append(f"REDIS_URL is set but REDUNDANCY_STORAGE_TYPE is {kind}: Redis is not used")
     return warnings
 
 

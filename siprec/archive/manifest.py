@@ -129,7 +129,13 @@ class Manifest:
     @classmethod
     def load(cls, data: bytes) -> Manifest:
         """The inverse of `dump`. Raises ValueError, KeyError or TypeError when `data` is no recording.json of ours."""
-        raw = json.loads(data)
+        try:
+            return cls._of(json.loads(data))
+        except (AttributeError, RecursionError) as error:
+            raise ValueError("recording.json is not of the right shape") from error
+
+    @classmethod
+    def _of(cls, raw: Any) -> Manifest:
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema is not {SCHEMA}")
         for name, entry in _ENTRIES.items():

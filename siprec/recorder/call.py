@@ -21,7 +21,7 @@ from siprec.recorder import describe
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
-from siprec.recorder.items import Check, Item, MovedInto, Stop, TakeOver
+from siprec.recorder.items import Check, Item, MovedInto, Released, Stop, TakeOver
 from siprec.recorder.learn import held, learn, learn_from_headers
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
@@ -42,15 +42,14 @@ from siprec.sip.events import (
 )
 from siprec.store.base import Reason, SessionRecord
 
-PRACK_SECONDS = 0.5
-"""How long a 200 waits for the PRACK of the 183 before it (T1). RFC 3262 section 3 lets it go out without; peers that
-take things in order like it better this way."""
-
 STREAMS_LIMIT = 8
 """Streams offered in answer to an INVITE without an offer, however many its metadata names."""
 
 JOURNAL_SECONDS = 0.5
 """How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
+
+QUIET_SECONDS = 1.0
+"""A released session whose streams sent nothing for so long has moved for good."""
 
 RETIRE_SECONDS = 2.0
 """A dialog that was taken over gets its BYE this long after the 200 OK, if no ACK came before."""
@@ -73,6 +72,7 @@ class Call:
         self._contact = Contact(self, facilities.policy)
         self.record = record
         self.invites: set[str] = set()
+        self._gone = False  # to another node
         self.closed = asyncio.Event()  # its capture is closed and its end is on disk
         self.done = asyncio.Event()
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
@@ -114,7 +114,7 @@ class Call:
         """
         self._on_dialog = on_dialog
         try:
-            while self.data.state not in {State.ENDED, State.FAILED}:
+            while not self._gone and self.data.state not in {State.ENDED, State.FAILED}:
                 await self._take(await self._queue.get())
                 await self.leg.write_notes()
         except Exception as error:
@@ -171,6 +171,17 @@ class Call:
         for dialog in recovery.open_dialogs(self.record.dialogs):
             self._use.endpoint.restore(dialog)
 
+    async def _let_go(self, item: Released) -> None:
+        """Leave the session to another node: no SIP any more, its packets for as long as they come."""
+        self._gone = True
+        self.leg.refresh.stop()
+        for each in self.record.dialogs:
+            self._use.endpoint.forget(each.dialog)
+        self.log.info("call released", to_node=item.to_node, fence=self.data.fence)
+        while not self.quiet(clock.monotonic() - QUIET_SECONDS):
+            await asyncio.sleep(QUIET_SECONDS)
+        await self.leg.finish(self.leg.last_packet_ns() or clock.wall_ns())
+
     def quiet(self, since: float) -> bool:
         """Whether no stream that should send has sent since then (monotonic seconds)."""
         return not self.leg.opened or self.leg.intake.quiet(self.data.channels, since)
@@ -186,29 +197,7 @@ class Call:
     # ------------------------------------------------------------------ events
 
     async def _take(self, item: Item) -> None:
-        match item:
-            case RequestReceived():
-                await self._request(item)
-            case AckReceived():
-                await self._ack(item)
-            case AckMissing():
-                await self._ack_missing(item)
-            case Cancelled():
-                await self._cancelled(item)
-            case ResponseReceived():
-                await self._contact.answered(item)
-            case RequestFailed():
-                await self._contact.unanswered(item)
-            case TimerDue():
-                await self._contact.timer(item)
-            case TakeOver():
-                await self._taken_over(item)
-            case MovedInto():
-                await self._moved_into(item)
-            case Check():
-                await self._contact.check()
-            case Stop():
-                await self.end(Event.STOPPED, item.reason)
+        await self._TAKERS[type(item)](self, item)
 
     async def _request(self, event: RequestReceived) -> None:
         handler = self._HANDLERS.get(event.request.method)
@@ -267,7 +256,7 @@ class Call:
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
             complete = await self._learn(leg, event, body)
             text = prepared.text if prepared else self._offer(leg)
-            await self._provide_prack(event, leg)
+            await leg.provide_prack(event, self._acknowledged)
         except (OSError, ArchiveError, PeerError, Overload):
             if prepared is not None:
                 leg.negotiation.release(prepared)
@@ -313,13 +302,6 @@ class Call:
     def _offer(self, leg: Leg) -> str:
         wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
         return leg.negotiation.propose(min(wanted, STREAMS_LIMIT))
-
-    async def _provide_prack(self, event: RequestReceived, leg: Leg) -> None:
-        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
-        if "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
-            leg.respond(event, 183, reliable=True)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._acknowledged.wait(), PRACK_SECONDS)
 
     async def _journal(self) -> None:
         """Have the session stored before the 200 OK goes out, as long as that does not take too long."""
@@ -394,7 +376,7 @@ class Call:
         if leg.info is not None and (current is None or leg.info.dialog is not current.dialog):
             leg.send_bye()
         if leg.opened:
-            await leg.finish(ended_ns)
+            await leg.finish(ended_ns, or_later=True)  # packets may have come that were not read when we decided
 
     def _recovered(self, how: str, from_node: str) -> None:
         self.data.recoveries.append(Recovery(clock.wall_ns(), how, from_node, self._use.policy.node))
@@ -568,6 +550,24 @@ class Call:
         """After a defect of ours: give back what can be given back; the capture stays for the next start."""
         await self.leg.finish(clock.wall_ns())
         await self._send_bye()
+
+    async def _stop(self, item: Stop) -> None:
+        await self.end(Event.STOPPED, item.reason)
+
+    _TAKERS: dict[type, Callable[..., Awaitable[None]]] = {
+        RequestReceived: _request,
+        AckReceived: _ack,
+        AckMissing: _ack_missing,
+        Cancelled: _cancelled,
+        ResponseReceived: lambda call, item: call._contact.answered(item),
+        RequestFailed: lambda call, item: call._contact.unanswered(item),
+        TimerDue: lambda call, item: call._contact.timer(item),
+        Check: lambda call, item: call._contact.check(),
+        TakeOver: _taken_over,
+        MovedInto: _moved_into,
+        Released: _let_go,
+        Stop: _stop,
+    }
 
     # ------------------------------------------------------------------ private
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pyee import EventEmitter
 
+from siprec.archive.folder import day_of
+from siprec.cluster.base import Cluster, SingleNode
 from siprec.media.capture import Capture
 from siprec.media.source import SourcePolicy
 from siprec.recorder.finish import FinishOptions
@@ -35,6 +37,10 @@ class Policy:
     session_timeout: float = 30.0
     finish: FinishOptions = field(default_factory=FinishOptions)
 
+    def folder(self, session_id: str) -> Path:
+        """Where the recording of a session lies. Raises ArchiveError for an id that is none of ours."""
+        return self.root / day_of(session_id) / session_id
+
 
 @dataclass(frozen=True, slots=True)
 class Facilities:
@@ -54,6 +60,7 @@ class Facilities:
     flush: Callable[[], None]
     observers: EventEmitter
     boot: str = ""
+    cluster: Cluster = field(default_factory=SingleNode)
     insecure: set[str] = field(default_factory=set)
 
 

@@ -58,6 +58,13 @@ class TakeOver:
     local_sdp: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Another node carries this session on: no more SIP from here, but what still arrives is captured."""
+
+    to_node: str
+
+
 Item = (
     RequestReceived
     | AckReceived
@@ -69,6 +76,7 @@ Item = (
     | TimerDue
     | TakeOver
     | MovedInto
+    | Released
     | Check
     | Stop
 )

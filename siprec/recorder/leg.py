@@ -39,6 +39,10 @@ RESUMED_REFRESH_SECONDS = 1.0
 T = TypeVar("T")
 HeaderList = tuple[tuple[str, str], ...]
 
+PRACK_SECONDS = 0.5
+"""How long a 200 waits for the PRACK of the 183 before it (T1). RFC 3262 section 3 lets it go out without; peers that
+take things in order like it better this way."""
+
 
 class Leg:
     """`fence` numbers its part; `wake` is told when the session timer wants something."""
@@ -132,13 +136,19 @@ class Leg:
         """Packets the SRC says it has sent, by channel; complete once the leg is finished."""
         return self._intake.sent if self._intake else {}
 
-    async def finish(self, at_ns: int) -> CaptureResult | None:
-        """Close the capture, write part.json for good, give everything back."""
+    async def finish(self, at_ns: int, *, or_later: bool = False) -> CaptureResult | None:
+        """Close the capture, write part.json for good, give everything back.
+
+        `or_later`: the part ends with its last packet, when that came after `at_ns`.
+        """
         self.refresh.stop()
         self.negotiation.withdraw()
         if self._intake is None:
             return None
         result = await self._intake.finish(at_ns)
+        if or_later:
+            heard_ns = max((counters.last_packet_ns for _, counters in result.counters), default=0)
+            self.part.ended_ns = max(at_ns, heard_ns)
         self.part.clock = list(self._use.capture.clock_steps())
         await self.on_disk(self.dossier.write_part, self.part)
         await self.write_notes()

@@ -81,7 +81,7 @@ class Anew:
 class Adopter(Protocol):
     """Brings a session of another process or node here."""
 
-    async def __call__(self, record: SessionRecord, source: RecordingSource) -> Call | None: ...
+    async def __call__(self, record: SessionRecord, source: RecordingSource, *, insist: bool) -> Call | None: ...
 
 
 class Recovery:
@@ -148,7 +148,7 @@ class Recovery:
         if replaces.early_only:
             return Refused(486, "early-only, but the dialog is confirmed")
         from_node = call.node
-        known = self._calls.get(call.session_id) or await self._adopt(record, source)
+        known = self._calls.get(call.session_id) or await self._adopt(record, source, insist=True)
         return Refused(481, "the dialog's session is not to be had") if known is None else Found(known, from_node)
 
     def _buried(self, ended: Ended, source: RecordingSource) -> Refused | Anew:
@@ -193,7 +193,7 @@ class Recovery:
             return Anew(continues=session_id)
         from_node, call = record.call.node, self._calls.get(session_id)
         if call is None:
-            call = await self._adopt(record, source) if record.call.live else None
+            call = await self._adopt(record, source, insist=False) if record.call.live else None
             return Found(call, from_node) if call is not None else Anew(replica_of=session_id)
         if call.data.state is State.OFFERED:
             return Anew(replica_of=session_id)
@@ -211,7 +211,7 @@ class Recovery:
         record = await self._stored("dialog", dialog_key(*key))
         if record is None or record.ended is not None or record.call.identity != source.name:
             return None
-        return self._calls.get(record.call.session_id) or await self._adopt(record, source)
+        return self._calls.get(record.call.session_id) or await self._adopt(record, source, insist=True)
 
     async def _stored(self, index: Index, key: str) -> SessionRecord | None:
         """The only session known under `key`; None when it is not exactly one. Raises StoreError, TimeoutError."""

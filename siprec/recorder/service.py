@@ -19,6 +19,7 @@ from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.items import Check, How, Item, MovedInto, Stop, TakeOver
+from siprec.recorder.neighbours import Neighbours
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
@@ -93,11 +94,12 @@ class Recorder:
         self._by_invite: dict[str, Call] = {}
         self._calls: dict[str, Call] = {}
         self._arriving = 0  # INVITEs let in, whose session is still being looked for
+        self.neighbours = Neighbours(facilities, calls=self._calls, start=self._start, log=log.get())
         self._recovery = Recovery(
             facilities,
             calls=self._calls,
             by_dialog=self._by_dialog,
-            adopt=self._adopt,
+            adopt=self.neighbours.adopt,
             accept_unknown=limits.accept_unknown_replaces,
         )
         self._told: dict[str, float] = {}
@@ -272,20 +274,6 @@ class Recorder:
             self._use.endpoint.admit(event.transaction, now=clock.monotonic())
             self._use.flush()
 
-    async def _adopt(self, record: SessionRecord, source: RecordingSource) -> Call | None:
-        """Bring a session of another process or node here, without media until an INVITE brings some."""
-        try:
-            record = await self._use.store.adopt(
-                record.call.session_id, self._use.policy.node, self._use.boot, record.call.fence
-            )
-        except StoreError as error:
-            self.log.warning("session not adopted", session=record.call.session_id, error=repr(error))
-            return self._calls.get(record.call.session_id)
-        call = Call(self._use, record, source, record.call.source)
-        call.adopt()
-        self._start(call)
-        return call
-
     async def restore(self) -> None:
         """Take up the sessions that an earlier process of this node left in the store.
 
@@ -313,6 +301,10 @@ class Recorder:
         await call.restore()
         self._start(call)
 
+    async def _finish_orphans(self) -> None:
+        with contextlib.suppress(StoreError):  # said by the store itself, and asked again next time
+            await self.neighbours.finish_orphans()
+
     def _start(self, call: Call) -> None:
         for each in call.record.dialogs:
             self._by_dialog[each.dialog.key] = call
@@ -331,6 +323,7 @@ class Recorder:
             everyone = now >= next_round
             if everyone:
                 next_round = now + interval
+                await self._finish_orphans()
             for call in list(self._calls.values()):
                 if everyone or call.data.state is State.INTERRUPTED:
                     call.post(Check())

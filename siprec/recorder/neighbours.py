@@ -1,0 +1,100 @@
+"""Sessions that move between nodes: brought here because their SRC came here, let go because it went elsewhere.
+
+Two owners of a session cost duplicate packets, which rendering unites; a gap costs audio for ever. So a node that lets
+a session go sends no more SIP for it and closes nothing, but captures under its old fence until all is quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from siprec import clock
+from siprec.cluster.base import Cluster
+from siprec.errors import SiprecError, StoreError
+from siprec.log import Logger
+from siprec.recorder.call import Call
+from siprec.recorder.facilities import Facilities
+from siprec.recorder.finish import finish
+from siprec.recorder.items import Released
+from siprec.session.admission import RecordingSource
+from siprec.session.recovery import PARALLEL_SECONDS
+from siprec.store.base import SessionRecord
+
+ASK_SECONDS = 0.3
+"""How long the owner of a session has to answer; an SRC waits for its 200 meanwhile."""
+
+
+class Neighbours:
+    """`calls` are the live ones here; `start` takes up an adopted one."""
+
+    def __init__(
+        self, facilities: Facilities, *, calls: Mapping[str, Call], start: Callable[[Call], None], log: Logger
+    ) -> None:
+        self._use = facilities
+        self._calls = calls
+        self._start = start
+        self._log = log
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._use.cluster
+
+    async def adopt(self, record: SessionRecord, source: RecordingSource, *, insist: bool) -> Call | None:
+        """Bring a session here, without media until an INVITE brings some; None when it is not to be had.
+
+        `insist`: the SRC named this very session, so that a living owner's wish to keep it does not count.
+        """
+        session_id, store = record.call.session_id, self._use.store
+        try:
+            if record.call.node != self._use.policy.node and not await self._released(session_id) and not insist:
+                return None
+            record = await store.load(session_id)
+            record = await store.adopt(session_id, self._use.policy.node, self._use.boot, record.call.fence)
+        except StoreError as error:
+            self._log.warning("session not adopted", session=session_id, error=repr(error))
+            return self._calls.get(session_id)
+        call = Call(self._use, record, source, record.call.source)
+        call.adopt()
+        self._start(call)
+        return call
+
+    async def _released(self, session_id: str) -> bool:
+        """Whether its owner lets the session go, or does not answer in time: then nobody is there to keep it."""
+        try:
+            return await asyncio.wait_for(self._cluster.ask_release(session_id), ASK_SECONDS)
+        except (StoreError, TimeoutError):
+            return True
+
+    async def release(self, session_id: str, to_node: str) -> bool:
+        """Another node wants a session of ours; False when its streams live and nobody but they should end it."""
+        call = self._calls.get(session_id)
+        if call is None:
+            return True
+        if call.active and not call.quiet(clock.monotonic() - PARALLEL_SECONDS):
+            return False
+        call.post(Released(to_node))
+        return True
+
+    def lost(self, session_id: str) -> None:
+        """Another node has taken a session of ours over."""
+        call = self._calls.get(session_id)
+        if call is not None:
+            call.post(Released("another node"))
+
+    async def finish_orphans(self) -> None:
+        """Render what dead nodes left, if their folders can be seen here and no other node was first."""
+        policy = self._use.policy
+        for orphan in await self._cluster.orphans(policy.session_timeout):
+            store = self._use.store
+            try:
+                record = await store.load(orphan.session_id)
+                if not (folder := policy.folder(orphan.session_id)).is_dir():
+                    continue
+                await store.adopt(orphan.session_id, policy.node, self._use.boot, record.call.fence)
+                done = await self._use.pool.run(finish, folder, policy.finish)
+                await store.tombstone(orphan.session_id, "lost")
+            except (SiprecError, OSError, RuntimeError) as error:
+                self._log.warning("orphan not finished", session=orphan.session_id, error=repr(error))
+            else:
+                self._log.info("orphan finished", session=orphan.session_id, node=orphan.node, verdict=done.verdict)

@@ -25,7 +25,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -561,11 +561,12 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
             pairs.append(pair)
             return pair, held_over
 
-    async def tapped_store(*args: Any) -> SessionStore:
-        made["store"] = store = await open_store(*args)
+    async def tapped_store(*args: Any, **kwargs: Any) -> SessionStore:
+        store: SessionStore = await open_store(*args, **kwargs)
+        made["store"] = store
         return store
 
-    open_store = app.open_store
+    open_store: Callable[..., Awaitable[SessionStore]] = vars(app)["open_store"]
     settings = {
         "SIP_HOST": "127.0.0.1",
         "SIP_PORT": "0",

@@ -106,14 +106,13 @@ async def test_a_repeated_invite_gets_the_same_answer(tmp_path: Path) -> None:
 
 async def test_our_cseq_rises(tmp_path: Path) -> None:
     """Requests that the first life sent after its last save are not known."""
-    quick = {"RTP_TIMEOUT": "1s", "SESSION_CHECK_INTERVAL": "1s"}
-    async with serving(tmp_path, dies=True, **quick) as first:
+    async with serving(tmp_path, dies=True, RTP_TIMEOUT="1s", SESSION_CHECK_INTERVAL="1s") as first:
         src = await recorded_call(first)
         for _ in range(5):
             first.advance(1.5)
             await asyncio.sleep(2 * TICK_SECONDS)
         last = (await src.request("OPTIONS")).cseq.number + 4
-    async with serving(tmp_path, **quick) as second:
+    async with serving(tmp_path) as second:
         new, response = await come_again(second, named(src))
         assert response.status == 200
         src.received.clear()

@@ -186,6 +186,22 @@ def show(recording: RecordingId) -> None:
 
 
 @main.command()
+def inspect(recording: RecordingId) -> None:
+    """Show how the server stands to one session: state, history, what may happen next, owner, dialogs, recoveries.
+
+    Reads the journal beside the running server and changes nothing.
+    """
+    from siprec import clock, view
+    from siprec.store import peek
+    from siprec.store.sqlite import JOURNAL
+
+    with _sentences():
+        folder = _find(recording)
+        row = peek.row(_settings().state_dir / JOURNAL, folder.session_id)
+        console.print(view.inspection(folder, row, clock.wall_ns()))
+
+
+@main.command()
 def render(
     recordings: Annotated[list[str], typer.Argument(help="ids, or folders of recordings")],
 ) -> None:

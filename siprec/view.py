@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest
 from siprec.errors import ArchiveError
 from siprec.log import tame
+from siprec.session.model import CallData
+from siprec.session.transitions import possible
+from siprec.store import codec
+from siprec.store.codec import Row
 
 BARS = " ▁▂▃▄▅▆▇█"
 WAVEFORM_WIDTH = 64
@@ -70,6 +75,57 @@ def details(folder: RecordingFolder) -> RenderableType:
         lines.append(Text(f"  ... and {len(manifest.gaps) - 20} more gaps (recording.json has them all)", "dim"))
     lines.append(Text(str(folder.path), "dim"))
     return Group(*lines)
+
+
+def inspection(folder: RecordingFolder, row: Row | None, now_ns: int) -> RenderableType:
+    """A session as its server stands to it. `row` is what the journal of this node has of it, None for nothing.
+
+    Raises StoreError when the row cannot be read.
+    """
+    manifest = folder.read()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("session", manifest.id)
+    if row is None:
+        table.add_row("state", manifest.state)
+        table.add_row("owner", f"node {manifest.node}, fence {manifest.fence}")
+        table.add_row("journal", "this node's has no such session: it is over for long, or another node's")
+    else:
+        _standing(table, row, now_ns)
+    for name, value in (("continues", manifest.continues), ("replica of", manifest.replica_of),
+                        ("merged into", manifest.merged_into)):  # fmt: skip
+        if value:
+            table.add_row(name, value)
+    for each in manifest.dialogs:
+        table.add_row("dialog", tame("{call_id} {remote} {transport} as {identity}".format(**each), 200))
+    for taken in manifest.recoveries:
+        cost = "" if taken.gap_ms is None else f", {taken.gap_ms} ms lost"
+        table.add_row("recovery", f"{taken.time} {taken.how} from {taken.from_node} to {taken.to_node}{cost}")
+    return table
+
+
+def _standing(table: Table, row: Row, now_ns: int) -> None:
+    """What only the journal tells: state and its age, what may happen next, owner, history."""
+    call = codec.decode(row).call
+    since = call.history[-1].at_ns if call.history else call.offered_ns
+    age = f" for {clock_time((now_ns - since) / 1e9)}"
+    table.add_row("state", f"over ({row.ended})" if row.ended else f"{call.state}{age}")
+    if not row.ended:
+        table.add_row("may happen", ", ".join(possible(call.state)) or "nothing")
+    table.add_row("owner", f"node {row.node}, boot {row.boot or '-'}, fence {row.fence}, version {row.version}")
+    if call.saved_ns:
+        table.add_row("last saved", f"{clock_time((now_ns - call.saved_ns) / 1e9)} ago")
+    for line in _history(call):
+        table.add_row("history", line)
+
+
+def _history(call: CallData) -> list[str]:
+    return [
+        f"{datetime.fromtimestamp(each.at_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3]
+        + f"  {each.before} -> {each.after}  {each.event}"
+        for each in call.history
+    ]
 
 
 def verdict(manifest: Manifest) -> Text:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -37,7 +38,7 @@ async def lost(root: Path, quick: bool) -> list[Row]:
 @contextmanager
 def node(root: Path, name: str, url: str, **environ: str) -> Iterator[Server]:
     """A node of a cluster: everything but Redis and the recordings is its own."""
-    (root / name).mkdir(parents=True)
+    (root / name).mkdir(parents=True, exist_ok=True)
     settings = {
         "NODE_ID": name,
         "STATE_DIR": str(root / name),
@@ -57,7 +58,9 @@ async def _measure(root: Path, style: FailoverStyle, url: str, sessions: int) ->
     bar = f"answered within {ANSWER_MS} ms; absence + {ALLOWED_MS} ms; same id, one recording"
     row = Row(f"node A killed, SRC goes to B: {style}", bar, sessions)
     root = root / style
-    with node(root, f"b-{style}", url) as b, node(root, f"a-{style}", url) as a:
+    with ExitStack() as stack:
+        starting = (partial(stack.enter_context, node(root, name, url)) for name in (f"a-{style}", f"b-{style}"))
+        a, b = await asyncio.gather(*map(asyncio.to_thread, starting))
         async with calling(a.uri, sessions, failover=Failover(b.uri, style)) as calls:
             before = [folder.session_id for folder in a.recordings()]
             marks, killed_at = mark(calls.streams), time.monotonic()

@@ -305,9 +305,11 @@ class Call:
 
     async def _journal(self) -> None:
         """Have the session stored before the 200 OK goes out, as long as that does not take too long."""
+        store = self._use.store
         try:
-            keep = self._use.store.save if self.data.fence > 1 else self._use.store.create
-            await asyncio.wait_for(keep(self.record), JOURNAL_SECONDS)
+            async with asyncio.timeout(JOURNAL_SECONDS):
+                await (store.save(self.record) if self.data.fence > 1 else store.create(self.record))
+                await store.flush()
         except (TimeoutError, StoreError) as error:
             self.log.warning("session is unjournaled", error=repr(error))
 

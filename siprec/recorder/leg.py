@@ -8,6 +8,7 @@ part of its own, and the old one is let go once the new one stands.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -255,6 +256,13 @@ class Leg:
                     transport=flow.transport,
                     setting="SIP_TLS_CERT",
                 )
+
+    async def provide_prack(self, event: RequestReceived, acknowledged: asyncio.Event) -> None:
+        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
+        if "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
+            self.respond(event, 183, reliable=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(acknowledged.wait(), PRACK_SECONDS)
 
     def identify(self, event: RequestReceived, body: bodies.Bodies) -> bool:
         """Note the dialog that a 2xx to `event` will confirm, and its SRC's ways; False when the INVITE is over."""

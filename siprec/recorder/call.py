@@ -178,7 +178,7 @@ class Call:
         for each in self.record.dialogs:
             self._use.endpoint.forget(each.dialog)
         self.log.info("call released", to_node=item.to_node, fence=self.data.fence)
-        while not self.quiet(clock.monotonic() - QUIET_SECONDS):
+        while not self.quiet(clock.monotonic() - QUIET_SECONDS):  # noqa: ASYNC110  the drain thread tells only who asks
             await asyncio.sleep(QUIET_SECONDS)
         await self.leg.finish(self.leg.last_packet_ns() or clock.wall_ns())
 

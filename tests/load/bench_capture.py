@@ -39,13 +39,22 @@ STREAMS = "200,1000,2000,4000"
 SECONDS = 2.0
 ROUNDS = 3
 
-WARM_UP_SECONDS = 0.6
-"""Three ticks: sources are learned, files begun; setting up calls is not what is measured here."""
+TICK_SECONDS = 0.2
+"""Of ours and of the bare receiver: what is measured is a whole number of ticks, so that it does not matter when in a
+tick the measurement begins."""
+
+WARM_UP_SECONDS = 0.8
+"""Three ticks and the generator's start: sources are learned, files begun; setting up calls is not measured here."""
+
+COOL_DOWN_SECONDS = 0.2
+"""Packets still come when the measurement ends."""
 
 SETTLE_SECONDS = 0.45
 """Two ticks: what was sent has been received and written."""
 
-ATTEMPTS = 3
+PACKETS_PER_SECOND = 50
+
+ATTEMPTS, BETWEEN_SECONDS = 5, 2.0
 """To start a run, while other programs hold some of the ports."""
 
 REQUIRED_RATIO, AIM_RATIO = 3.0, 2.2
@@ -72,7 +81,12 @@ Command = Callable[[int, str], list[str]]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streams", default=STREAMS, help=f"numbers of streams, two a call (default {STREAMS})")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"measured in each run (default {SECONDS:g})")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help=f"measured in each run, whole ticks of {TICK_SECONDS:g} (default {SECONDS:g})",
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each, for the median (default {ROUNDS})")
     parser.add_argument(
         "--burst-us", type=int, default=1000, help="packets due within this time are sent together (default 1000)"
@@ -91,13 +105,14 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         receivers = _receivers(programs)
         for streams in numbers:
             generate = _generator(programs.get("rtp_generator"), streams, options.burst_us)
+            seconds = _whole_ticks(options.seconds)
             runs: dict[str, list[Run]] = {each: [] for each in receivers}
             for number in range(options.rounds):
                 for each, command in receivers.items():
-                    runs[each].append(_patiently(partial(_once, command, generate, streams, options.seconds)))
+                    runs[each].append(_patiently(partial(_once, command, generate, streams, seconds)))
                     told = f"{runs[each][-1].s_per_million:.2f} s per million"
                     _say(f"{streams} streams, round {number + 1} of {options.rounds}, {each}: {told}")
-            yield _figure(streams, options.seconds, runs)
+            yield _figure(streams, seconds, runs)
 
 
 def _checked(text: str) -> int:
@@ -107,6 +122,10 @@ def _checked(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise ValueError(f"--streams: {text!r} is no number from 1 to {most} (ports, open files)")
     return int(text)
+
+
+def _whole_ticks(seconds: float) -> float:
+    return max(1, round(seconds / TICK_SECONDS)) * TICK_SECONDS
 
 
 def _receivers(programs: dict[str, str]) -> dict[str, Command]:
@@ -129,22 +148,19 @@ def _sources(streams: int) -> int:
     return FIRST_PORT + 2 * streams
 
 
-Generate = Callable[[float], tuple[int, float]]
-"""Sends for so many seconds; packets sent, and by how many milliseconds the last was late."""
+Generator = Callable[[float], subprocess.Popen[str]]
+"""Sends for so many seconds, then tells packets sent, and by how many milliseconds the last was late."""
 
 
-def _generator(program: str | None, streams: int, burst_us: int) -> Generate:
+def _generator(program: str | None, streams: int, burst_us: int) -> Generator:
     command = [program] if program else [sys.executable, "-m", "tests.load.rtp_generator"]
     elsewhere = machine.cores()[1]
 
-    def generate(seconds: float) -> tuple[int, float]:
+    def generate(seconds: float) -> subprocess.Popen[str]:
         place = [ADDRESS, str(FIRST_PORT), str(streams), str(seconds), str(_sources(streams)), str(burst_us)]
-        with subprocess.Popen([*command, *place], stdout=subprocess.PIPE, text=True, cwd=machine.ROOT) as process:
-            os.sched_setaffinity(process.pid, elsewhere)
-            answer = process.communicate()[0].split()
-        if process.returncode:
-            raise RuntimeError("the generator did not run")
-        return int(answer[0]), float(answer[1])
+        process = subprocess.Popen([*command, *place], stdout=subprocess.PIPE, text=True, cwd=machine.ROOT)
+        os.sched_setaffinity(process.pid, elsewhere)
+        return process
 
     return generate
 
@@ -156,21 +172,16 @@ def _patiently(attempt: Callable[[], Run]) -> Run:
             return attempt()
         except RuntimeError as problem:
             _say(f"once more: {problem}")
+            time.sleep(BETWEEN_SECONDS)
     return attempt()
 
 
-def _once(command: Command, generate: Generate, streams: int, seconds: float) -> Run:
+def _once(command: Command, generate: Generator, streams: int, seconds: float) -> Run:
     with tempfile.TemporaryDirectory(prefix="siprec-bench-") as folder:
-        own = machine.cores()[0]
         process = subprocess.Popen(command(streams, folder), stdout=subprocess.PIPE, text=True, cwd=machine.ROOT)
         try:
-            _place(process, own)
-            before, _ = generate(WARM_UP_SECONDS)
-            time.sleep(SETTLE_SECONDS)
-            began = machine.cpu_seconds(process.pid)
-            sent, late_ms = generate(seconds)
-            time.sleep(SETTLE_SECONDS)
-            used = machine.cpu_seconds(process.pid) - began
+            _place(process, machine.cores()[0])
+            used, sent, late_ms = _measured(process, generate, seconds)
             process.terminate()
             told = json.loads(process.communicate()[0])
         finally:
@@ -178,14 +189,29 @@ def _once(command: Command, generate: Generate, streams: int, seconds: float) ->
             process.wait()
         files = [each.stat().st_size - FILE_HEADER for each in Path(folder).rglob("*.pcap")]
     details = told if isinstance(told, dict) else {"packets": told}
-    return Run(before + sent, details["packets"], used / sent * 1e6, sum(files), late_ms, details)
+    packets = streams * PACKETS_PER_SECOND * seconds
+    return Run(sent, details["packets"], used / packets * 1e6, sum(files), late_ms, details)
+
+
+def _measured(process: subprocess.Popen[str], generate: Generator, seconds: float) -> tuple[float, int, float]:
+    """CPU seconds of `process` during `seconds` of steady reception; all packets sent; how late the generator was."""
+    with generate(WARM_UP_SECONDS + seconds + COOL_DOWN_SECONDS) as generator:
+        time.sleep(WARM_UP_SECONDS)
+        began = machine.cpu_seconds(process.pid)
+        time.sleep(seconds)
+        used = machine.cpu_seconds(process.pid) - began
+        answer = generator.communicate()[0].split()
+    if generator.returncode:
+        raise RuntimeError("the generator did not run")
+    time.sleep(SETTLE_SECONDS)
+    return used, int(answer[0]), float(answer[1])
 
 
 def _place(process: subprocess.Popen[str], core: set[int]) -> None:
     """Wait until it is bound, and keep it, all threads, on `core`."""
     assert process.stdout is not None
     if process.stdout.readline() != "ready\n":
-        raise RuntimeError("a receiver did not start")
+        raise RuntimeError(f"a receiver did not start: are ports from {FIRST_PORT} to {LAST_PORT} in use?")
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), core)
 
@@ -207,7 +233,7 @@ def _figure(streams: int, seconds: float, runs: dict[str, list[Run]]) -> dict[st
         "spread": _spread([each.s_per_million for each in ours]),
         "late_ms": max(each.late_ms for each in ours),
         "rounds": len(ours),
-        "seconds": seconds,
+        "seconds": round(seconds, 1),
     }
     if "bare" in middle:
         figure |= _compared(middle, runs)

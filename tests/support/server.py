@@ -48,9 +48,11 @@ class Server:
         return f"sip:127.0.0.1:{self.port}"
 
     def wait_for(
-        self, event: str, *, where: Callable[[Line], bool] = lambda _: True, seconds: float = EVENT_SECONDS
+        self, event: str, *others: str, where: Callable[[Line], bool] = lambda _: True, seconds: float = EVENT_SECONDS
     ) -> Line:
-        """The next log line of this `event` that satisfies `where`; lines before it are passed over."""
+        """The next log line of this `event`, or one of `others`, that satisfies `where`; those before it are passed
+        over.
+        """
         while True:
             try:
                 line = self._arrived.get(timeout=seconds)
@@ -58,7 +60,7 @@ class Server:
                 line = None
             if line is None:
                 raise AssertionError(f"no {event!r} came; the log was:\n" + "\n".join(map(str, self.log)))
-            if line.get("event") == event and where(line):
+            if line.get("event") in {event, *others} and where(line):
                 return line
 
     @property

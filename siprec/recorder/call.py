@@ -571,8 +571,6 @@ class Call:
         Stop: _stop,
     }
 
-    # ------------------------------------------------------------------ private
-
     def _new_leg(self, remote: str, *, fence: int, takes_over: bool) -> Leg:
         return Leg(
             self._use,

@@ -205,7 +205,10 @@ def inspect(recording: RecordingId) -> None:
 def render(
     recordings: Annotated[list[str], typer.Argument(help="ids, or folders of recordings")],
 ) -> None:
-    """Make the audio of recordings again from their kept captures (CAPTURE_KEEP)."""
+    """Make the audio of recordings again from their kept captures (CAPTURE_KEEP).
+
+    Folders of one session, as nodes without a shared disk keep them, become one recording in the first of them.
+    """
     from siprec import view
     from siprec.archive.folder import RecordingFolder
     from siprec.recorder.finish import FinishOptions, finish
@@ -213,9 +216,12 @@ def render(
     with _sentences():
         settings = _settings()
         options = FinishOptions(settings.AUDIO_FORMAT, "always")
+        sessions: dict[str, list[Path]] = {}
         for each in recordings:
             folder = RecordingFolder(Path(each).resolve()) if Path(each).is_dir() else _find(each)
-            done = finish(folder.path, options)
+            sessions.setdefault(folder.session_id, []).append(folder.path)
+        for first, *beside in sessions.values():
+            done = finish(first, options, beside)
             console.print(
                 f"{done.audio}  {view.clock_time(done.duration)}  {done.verdict}: {done.reason}", markup=False
             )

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -189,9 +189,8 @@ class RecordingFolder:
                 raise NotOwner(f"{self.session_id} is carried on under a higher fence")
             replace_file(self.manifest_path, manifest.dump())
 
-    def gather(self) -> None:
+    def gather(self, parts: Sequence[PartFolder]) -> None:
         """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time."""
-        parts = self.parts()
         bodies = [body for part in parts for body in part.metadata()]
         (self.path / "metadata").mkdir(mode=FOLDER_MODE, exist_ok=True)
         for number, body in enumerate(bodies, 1):

@@ -49,26 +49,28 @@ class Finished:
     participants: str
 
 
-def finish(path: Path, options: FinishOptions) -> Finished:
+def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> Finished:
     """Render the recording in `path`, judge it, and write its recording.json as `ended`.
 
-    Raises ArchiveError when the folder cannot be read, RenderError when its captures cannot be rendered, OSError
+    `beside`: folders of the same session on other nodes' disks, whose parts are rendered with it. Raises ArchiveError when the folder cannot be read, RenderError when its captures cannot be rendered, OSError
     when the result cannot be written; the captures then stay as they are.
     """
     folder = RecordingFolder(path)
-    parts = [_load(each) for each in folder.parts()]
+    folders = [RecordingFolder(each) for each in (path, *beside)]
+    held = sorted((part for each in folders for part in each.parts()), key=lambda part: part.path.name)
+    parts = [_load(each) for each in held]
     if not parts:
         raise ArchiveError(f"{path.name} has no capture any more (CAPTURE_KEEP)")
     while len(parts) > 1 and not _heard(parts[-1]):
         parts.pop()  # a leg that waited in vain for its SRC has nothing to add to the time line
-    manifest = _manifest(folder)
+    manifest = max((_manifest(each) for each in folders), key=lambda each: each.fence)
     rendering = render(parts)
     audio = _write(path, rendering, options.audio_format)
     report = rendering.report
     _fill(manifest, rendering, report)
     evidence = _evidence(parts, report)
     manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
-    folder.gather()
+    folder.gather(held)
     manifest.state = "ended"
     manifest.files = [file_entry(each, path) for each in _results(folder, audio)]
     folder.write(manifest)

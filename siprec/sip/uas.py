@@ -547,8 +547,6 @@ class UserAgentServer:
         self.forget(record)
         self._core.events.append(event)
 
-    # --- transactions --------------------------------------------------------------------------------------
-
     def _finish(self, transaction: ServerTransaction) -> None:
         """The final response is out: only its bytes are needed from here on."""
         transaction.request = None

@@ -92,7 +92,7 @@ def test_parts_are_gathered_in_order(tmp_path: Path) -> None:
     early.append_events([{"at": "2026-11-20T18:58:12.000Z", "event": "invite"}])
     with (early.path / "events.jsonl").open("ab") as file:
         file.write(b'{"at": "2026-11-20T18:58:1')
-    recording.gather()
+    recording.gather(recording.parts())
     assert [part.fence for part in recording.parts()] == [1, 2]
     assert (recording.path / "metadata" / "0001.xml").read_bytes() == b"<one/>"
     assert (recording.path / "metadata" / "0002.xml").read_bytes() == b"<two/>"

@@ -52,8 +52,9 @@ class Finished:
 def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> Finished:
     """Render the recording in `path`, judge it, and write its recording.json as `ended`.
 
-    `beside`: folders of the same session on other nodes' disks, whose parts are rendered with it. Raises ArchiveError when the folder cannot be read, RenderError when its captures cannot be rendered, OSError
-    when the result cannot be written; the captures then stay as they are.
+    `beside`: folders of the same session on other nodes' disks, whose parts are rendered with it. Raises ArchiveError
+    when the folder cannot be read, RenderError when its captures cannot be rendered, OSError when the result cannot be
+    written; the captures then stay as they are.
     """
     folder = RecordingFolder(path)
     folders = [RecordingFolder(each) for each in (path, *beside)]

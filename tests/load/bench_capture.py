@@ -129,7 +129,7 @@ def _whole_ticks(seconds: float) -> float:
 
 
 def _receivers(programs: dict[str, str]) -> dict[str, Command]:
-    """Ours last: what it leaves to be written back must not slow the others."""
+    """By name; ours alone without `programs`."""
 
     def place(streams: int) -> list[str]:
         return [ADDRESS, str(FIRST_PORT), str(streams)]
@@ -177,6 +177,7 @@ def _patiently(attempt: Callable[[], Run]) -> Run:
 
 
 def _once(command: Command, generate: Generator, streams: int, seconds: float) -> Run:
+    os.sync()  # what the run before has left for the disk is not to be paid by this one
     with tempfile.TemporaryDirectory(prefix="siprec-bench-") as folder:
         process = subprocess.Popen(command(streams, folder), stdout=subprocess.PIPE, text=True, cwd=machine.ROOT)
         try:

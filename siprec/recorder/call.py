@@ -245,6 +245,8 @@ class Call:
             await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
             people = describe.names(self.record)
             self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
+        elif self.data.state is State.OFFERED:  # the event that says so may have come before this call was there
+            await self.end(Event.REFUSED, "cancelled")
 
     async def _accept(self, event: RequestReceived, leg: Leg, folder: RecordingFolder | Manifest) -> bool:
         """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
@@ -553,9 +555,6 @@ class Call:
         await self.leg.finish(clock.wall_ns())
         await self._send_bye()
 
-    async def _stop(self, item: Stop) -> None:
-        await self.end(Event.STOPPED, item.reason)
-
     _TAKERS: dict[type, Callable[..., Awaitable[None]]] = {
         RequestReceived: _request,
         AckReceived: _ack,
@@ -568,7 +567,7 @@ class Call:
         TakeOver: _taken_over,
         MovedInto: _moved_into,
         Released: _let_go,
-        Stop: _stop,
+        Stop: lambda call, item: call.end(Event.STOPPED, item.reason),
     }
 
     def _new_leg(self, remote: str, *, fence: int, takes_over: bool) -> Leg:

@@ -5,6 +5,7 @@ All scenarios of the table run on one server, some at a time, from the first tes
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -282,12 +283,12 @@ def test_cancel_and_answer_may_cross(stage: Stage) -> None:
 def test_cancel_before_any_answer_leaves_nothing_behind(player: Sipp, tmp_path: Path) -> None:
     """The server is stopped until both messages wait for it."""
     with serving(tmp_path) as server:
-        server.process.send_signal(signal.SIGSTOP)
+        os.kill(server.worker, signal.SIGSTOP)
         try:
             running = player.start("cancel-at-once", server.port)
             until(lambda: len(running.messages()) >= 2, lambda: "SIPp sent no CANCEL")
         finally:
-            server.process.send_signal(signal.SIGCONT)
+            os.kill(server.worker, signal.SIGCONT)
         run = running.finish()
         assert run.code == 0, run.explain()
         assert (run.answers(200, "CANCEL"), run.answers(487, "INVITE"), run.answers(200, "INVITE")) == (1, 1, 0)

@@ -148,3 +148,19 @@ async def test_reports_are_srtcp_both_ways(tmp_path: Path, monkeypatch: pytest.M
             await call.bye()
         _, manifest = finished(server)
         assert [each.sent for each in manifest.channels] == [each.packets for each in manifest.channels]
+
+
+async def test_streams_go_on_under_their_keys_in_a_new_dialog(tmp_path: Path) -> None:
+    """An SRC that comes back keeps its keys and its packet numbers: the new leg joins late."""
+    with serving(tmp_path) as server:
+        async with live(server, srtp="AES_CM_128_HMAC_SHA1_80", duration=10.0) as call:
+            for stream in call.streams:
+                stream.sequence = 65_500  # rolls over before the new leg joins
+            await call.run(1.2)
+            heir = call.client.take_over(call, call.options, replaces=True)
+            await heir.answer()
+            result = await whole(heir, 1.0)
+        _, manifest = finished(server)
+        assert [each.how for each in manifest.recoveries] == ["replaces"]
+        assert manifest.refused == []
+        assert [each.packets for each in manifest.channels] == [each.counts.sent for each in result.streams]

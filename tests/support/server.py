@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,7 +67,11 @@ class Server:
     @property
     def worker(self) -> int:
         """Process id of the worker that was last ready."""
-        return int([each for each in self.log if each["event"] == "ready to record"][-1]["pid"])
+        limit = time.monotonic() + START_SECONDS
+        while not (ready := [each for each in self.log if each["event"] == "ready to record"]):
+            assert time.monotonic() < limit, "no worker was ever ready"
+            time.sleep(0.01)
+        return int(ready[-1]["pid"])
 
     def recordings(self) -> list[RecordingFolder]:
         """All recordings so far, oldest first."""

@@ -16,8 +16,8 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from siprec import clock, log
-from siprec.cluster.base import open_cluster
-from siprec.cluster.boot import begin
+from siprec.cluster.base import Cluster, open_cluster
+from siprec.cluster.boot import Boot, begin
 from siprec.config import Configuration, Settings
 from siprec.errors import ConfigurationError, ListenError
 from siprec.fdstore import FdStore, from_environment
@@ -42,6 +42,7 @@ from siprec.session.keyring import SECRET_BYTES, Keyring
 from siprec.sip.endpoint import Endpoint
 from siprec.sip.flow import Flow
 from siprec.sip.timers import Timings
+from siprec.store.base import SessionStore
 from siprec.store.opening import open_store
 
 DESCRIPTORS_SPARE = 200
@@ -94,70 +95,17 @@ async def start(
     store, ending = store or FdStore(), ending or Ending()
     await stack.enter_async_context(pulse(store))
     descriptors = raise_descriptor_limit()
-    node = node_id(settings)
-    files = ThreadPoolExecutor(max_workers=4, thread_name_prefix="files")
-    stack.callback(files.shutdown, wait=False)
-    pool = RenderPool()
-    stack.callback(pool.close)
-    capture = Capture(backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
-    capture.start()
-    stack.callback(capture.stop)
-    endpoint = Endpoint(
-        token=lambda: secrets.token_hex(10),
-        accept=bodies.ACCEPT,
-        timings=timings,
-        admission=lambda request, flow, now: recorder.admit(request, flow, now),
-        ask_unknown=True,
-        may_send_to=lambda address: recorder.is_listed(address),
-    )
-    # Endpoint, recorder and pump need each other: the lambdas look the later ones up when they are called.
+    node, logger = node_id(settings), log.get()
     ports = Ports(port_pools(settings), store)
     stack.callback(ports.close)
-    boot = begin(settings.state_dir, lambda: secrets.token_hex(8))
-    kind = settings.REDUNDANCY_STORAGE_TYPE if settings.ENABLE_REDUNDANCY else "noop"
-    redis_url = settings.REDIS_URL.get_secret_value() if kind == "redis" and settings.REDIS_URL else None
-    try:
-        sessions = await open_store(
-            kind,
-            settings.state_dir,
-            node=node,
-            boot=boot.current,
-            redis_url=redis_url,
-            lost=lambda session_id: recorder.neighbours.lost(session_id),
-        )
-        stack.push_async_callback(sessions.close)
-        cluster = open_cluster(
-            redis_url,
-            sessions,
-            lambda session_id, to_node: recorder.neighbours.release(session_id, to_node),
-            node=node,
-            boot=boot.current,
-            previous=boot.previous,
-        )
-    except ValueError as error:
-        raise ConfigurationError([f"REDIS_URL: {error}"]) from error
-    facilities = Facilities(
-        policy=policy(settings, node),
-        endpoint=endpoint,
-        capture=capture,
-        ports=ports,
-        store=sessions,
-        pool=pool,
-        files=files,
-        entropy=secrets.token_bytes,
-        keyring=Keyring(node_secret(settings)),
-        flush=lambda: pump.flush(),
-        observers=observers(),
-        boot=boot.current,
-        cluster=cluster,
-    )
-    limits = limits_of(settings, ports, descriptors)
     contexts = tls_contexts(settings)
     secure: list[TcpListener] = []
-    recorder = Recorder(facilities, limits, subject_of=lambda flow: subject_of(flow, secure))
-    logger = log.get()
-    pump = Pump(
-        endpoint,
+    later = Later()
+    facilities = await _facilities(settings, stack, later, node=node, ports=ports, timings=timings)
+    limits = limits_of(settings, ports, descriptors)
+    recorder = later.recorder = Recorder(facilities, limits, subject_of=lambda flow: subject_of(flow, secure))
+    pump = later.pump = Pump(
+        facilities.endpoint,
         recorder.handle,
         clock=clock.monotonic,
         on_defect=lambda error, event: logger.error("defect", event_type=type(event).__name__, exc_info=error),
@@ -165,8 +113,8 @@ async def start(
     stack.callback(pump.close)
     # Sessions of an earlier life come back here, before any request for them can: Ports.restore takes their sockets.
     await recorder.restore()
-    await cluster.start()
-    stack.push_async_callback(cluster.close)
+    await facilities.cluster.start()
+    stack.push_async_callback(facilities.cluster.close)
     listeners = stack.enter_context(ExitStack())
     sip_port = _listen(settings, pump, recorder, listeners, store)
     secure += _listen_tls(settings, pump, recorder, listeners, store, contexts=contexts)
@@ -180,6 +128,88 @@ async def start(
     recorder.salvage()
     recorder.watch(settings.SESSION_CHECK_INTERVAL)
     return Running(recorder, settings, sip_port)
+
+
+class Later:
+    """Endpoint, stores, recorder and pump need each other: what is built later is looked up when it is called."""
+
+    recorder: Recorder
+    pump: Pump
+
+
+async def _facilities(
+    settings: Settings,
+    stack: AsyncExitStack,
+    later: Later,
+    *,
+    node: str,
+    ports: Ports,
+    timings: Timings | None,
+) -> Facilities:
+    """What every call works with, started; `stack` stops it."""
+    files = ThreadPoolExecutor(max_workers=4, thread_name_prefix="files")
+    stack.callback(files.shutdown, wait=False)
+    pool = RenderPool()
+    stack.callback(pool.close)
+    capture = Capture(backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
+    capture.start()
+    stack.callback(capture.stop)
+    boot = begin(settings.state_dir, lambda: secrets.token_hex(8))
+    sessions, cluster = await _shared_state(settings, stack, later, node=node, boot=boot)
+    return Facilities(
+        policy=policy(settings, node),
+        endpoint=Endpoint(
+            token=lambda: secrets.token_hex(10),
+            accept=bodies.ACCEPT,
+            timings=timings,
+            admission=lambda request, flow, now: later.recorder.admit(request, flow, now),
+            ask_unknown=True,
+            may_send_to=lambda address: later.recorder.is_listed(address),
+        ),
+        capture=capture,
+        ports=ports,
+        store=sessions,
+        pool=pool,
+        files=files,
+        entropy=secrets.token_bytes,
+        keyring=Keyring(node_secret(settings)),
+        flush=lambda: later.pump.flush(),
+        observers=observers(),
+        boot=boot.current,
+        cluster=cluster,
+    )
+
+
+async def _shared_state(
+    settings: Settings, stack: AsyncExitStack, later: Later, *, node: str, boot: Boot
+) -> tuple[SessionStore, Cluster]:
+    """The store of REDUNDANCY_STORAGE_TYPE (ENABLE_REDUNDANCY=false wins over it), and the nodes that share it.
+
+    Raises ConfigurationError for a REDIS_URL that makes no sense.
+    """
+    kind = settings.REDUNDANCY_STORAGE_TYPE if settings.ENABLE_REDUNDANCY else "noop"
+    redis_url = settings.REDIS_URL.get_secret_value() if kind == "redis" and settings.REDIS_URL else None
+    try:
+        sessions = await open_store(
+            kind,
+            settings.state_dir,
+            node=node,
+            boot=boot.current,
+            redis_url=redis_url,
+            lost=lambda session_id: later.recorder.neighbours.lost(session_id),
+        )
+        stack.push_async_callback(sessions.close)
+        cluster = open_cluster(
+            redis_url,
+            sessions,
+            lambda session_id, to_node: later.recorder.neighbours.release(session_id, to_node),
+            node=node,
+            boot=boot.current,
+            previous=boot.previous,
+        )
+    except ValueError as error:
+        raise ConfigurationError([f"REDIS_URL: {error}"]) from error
+    return sessions, cluster
 
 
 async def _stop(recorder: Recorder, timeout: float, store: FdStore, ending: Ending, listeners: ExitStack) -> None:

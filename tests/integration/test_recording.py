@@ -20,7 +20,8 @@ def correlation(heard: NDArray[np.float64], sent: NDArray[np.float64]) -> float:
 
     def at(shift: int) -> float:
         part = heard[shift : shift + len(sent)]
-        return float(part @ sent[: len(part)] / max(1e-9, np.linalg.norm(part) * np.linalg.norm(sent)))
+        scale = float(np.linalg.norm(part) * np.linalg.norm(sent))
+        return float(part @ sent[: len(part)]) / max(1e-9, scale)
 
     return max(at(shift) for shift in range(800))
 

@@ -81,6 +81,8 @@ def serve(
     SIGHUP replaces the child by new code. Under systemd with FileDescriptorStoreMax systemd is the keeper.
     """
     if not (worker or check or fdstore.provided(os.environ)):
+        # One heap for each of a dozen threads would be kept at its high-water mark for ever.
+        os.environ.setdefault("MALLOC_ARENA_MAX", "2")
         keeper.become([sys.executable, "-P", "-m", "siprec.cli", "serve", "--worker"])
     with _sentences():
         from siprec import app

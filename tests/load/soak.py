@@ -40,6 +40,9 @@ GROWTH_MIB = {"keeper": 1.0, "worker": 16.0, "renderer": 16.0}
 """Resident memory that a process may have gained: the allocator's slack, and what is remembered of ended sessions for
 ten minutes, about 4 KiB a call. An INVITE kept from each call would be more than twice that."""
 
+SIP_SECONDS = 33.0
+"""SIP transactions are remembered for 64 * T1 = 32 s (RFC 3261 section 17): only then a call is over for the server."""
+
 POOLED_THREADS = 10
 """Pools of threads are filled one by one, as they are needed: 4 for files, 6 of asyncio on two cores."""
 
@@ -81,13 +84,13 @@ def calls(root: Path, scale: float) -> Outcome:
     with serving(root) as server:
         asyncio.run(_one_by_one(server, WARM_UP_CALLS, outcome))
         _rendered(server, WARM_UP_CALLS)
-        before, files = settled(server), state_files(server)
+        before, files = _quiet(server), state_files(server)
         began = time.monotonic()
         grown = asyncio.run(_one_by_one(server, count, outcome))
         rate = round(count / (time.monotonic() - began), 1)
         outcome.figures |= {"calls": count, "calls_per_s": rate, f"worker_mib_each_{PROGRESS}": grown}
         _rendered(server, count)
-        _compare(outcome, before, settled(server))
+        _compare(outcome, before, _quiet(server))
         outcome.expect(state_files(server) <= files, f"{state_files(server)} files of state, before {files}")
         _finish(outcome, server, WARM_UP_CALLS + count)
     return outcome
@@ -100,11 +103,11 @@ def crowd(root: Path, scale: float) -> Outcome:
     outcome.figures |= {"at_once": count, "times": CROWDS}
     with serving(root) as server:
         _at_once(server, count, outcome)
-        before = settled(server)
+        before = _quiet(server)
         for number in range(2, CROWDS + 1):
             _at_once(server, count, outcome)
             _say(f"{number} of {CROWDS} crowds, the worker has {Held.by(server.worker).resident_mib} MiB")
-        _compare(outcome, before, settled(server))
+        _compare(outcome, before, _quiet(server))
         _finish(outcome, server, count * CROWDS)
     return outcome
 
@@ -161,6 +164,13 @@ def _rendered(server: Server, count: int) -> None:
 
 
 # ---------------------------------------------------------------------- what is left
+
+
+def _quiet(server: Server) -> dict[str, Held]:
+    """What is held once every call is over."""
+    _say(f"waiting {SIP_SECONDS:g} s for SIP to forget")
+    time.sleep(SIP_SECONDS)
+    return settled(server)
 
 
 def _compare(outcome: Outcome, before: dict[str, Held], after: dict[str, Held]) -> None:

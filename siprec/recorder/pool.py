@@ -49,10 +49,10 @@ class RenderPool:
 
     def close(self) -> None:
         """Stop now: what is under way is abandoned, and finished at the next start."""
-        processes = list((getattr(self._pool, "_processes", None) or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
             process.kill()
+        # Waits for the pool's own thread, which ends with its processes: left running, it would trip over the exit.
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _become_renderer(parent: int) -> None:

@@ -598,6 +598,9 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
             server.store = made["store"]
             running.recorder.observe_end(server.told)
             yield server
+            if dies:  # what the test has seen happen is in the journal by then
+                await asyncio.sleep(0.1)
+                await server.store.flush()
         for pair in pairs if dies else ():  # as the kernel does when a process ends
             pair.rtp.close()
             pair.rtcp.close()

@@ -114,28 +114,36 @@ class BatchReceiver:
         self._reset(slots)
         self._recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
         self._recvmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p]
+        # The same without errno and without conversion of arguments: a third less for each socket and tick.
+        self._fast = ctypes.CDLL(None).recvmmsg
+        self._at = [ctypes.c_void_p(self._base + slot * 64) for slot in range(slots)]
 
     def handle(self, sock: socket.socket) -> int | socket.socket:
         return sock.fileno()
 
     def fill(self, handles: Sequence[int | socket.socket], begin: int) -> Fill:
-        recvmmsg, base, slots, flags = self._recvmmsg, self._base, self.arena.slots, socket.MSG_DONTWAIT
+        recvmmsg, at, slots, flags = self._fast, self._at, self.arena.slots, socket.MSG_DONTWAIT
         counts: list[int] = []
         used, got, asked = 0, 0, 1
         for handle in islice(handles, begin, begin + GROUP_SOCKETS):
             room = slots - used
             asked = room if room < MAX_VLEN else MAX_VLEN  # min() would cost as much as the rest of the loop
-            got = recvmmsg(handle, base + used * 64, asked, flags, None)
-            if got == asked or (got < 0 and ctypes.get_errno() not in _AGAIN):
-                got = self._go_on(handle, used, got)
-            elif got < 0:
-                got = 0
+            got = recvmmsg(handle, at[used], asked, flags, None)
+            if got < 0 or got == asked:
+                got = self._go_on(handle, used, got) if got > 0 else self._ask_again(handle, used, asked)
             counts.append(got)
             used += got
             if used == slots:
                 break
         self._settle(used)
         return Fill(counts, used, used == slots and got < PER_SOCKET)
+
+    def _ask_again(self, handle: int | socket.socket, used: int, asked: int) -> int:
+        """A socket that gave nothing: once more, to be told why."""
+        got: int = self._recvmmsg(handle, self._base + used * 64, asked, socket.MSG_DONTWAIT, None)
+        if got < 0 and ctypes.get_errno() in _AGAIN:
+            return 0
+        return self._go_on(handle, used, got) if got < 0 or got == asked else got
 
     def _go_on(self, handle: int | socket.socket, used: int, got: int) -> int:
         """All that a socket has when one call did not tell: it failed (`got` is -1), or gave all it was asked."""

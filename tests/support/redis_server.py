@@ -26,7 +26,7 @@ class RedisServer:
     """A redis-server that keeps nothing on disk, unless `saved` is set: then a stop or restart keeps the data."""
 
     def __init__(self, folder: Path, *, options: tuple[str, ...] = (), saved: bool = False) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = options
@@ -49,6 +49,7 @@ class RedisServer:
             except OSError:
                 pass
             if time.monotonic() > deadline:
+                self.kill()
                 raise AssertionError("redis-server did not start")
             time.sleep(0.005)
 
@@ -116,7 +117,8 @@ def running(
             server.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

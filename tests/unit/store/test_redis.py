@@ -165,7 +165,8 @@ async def test_bodies_are_written_when_they_change_only(a: RedisSessionStore, cl
 
 
 async def test_every_script_stays_in_one_slot() -> None:
-    options = ("--cluster-enabled", "yes")
+    # its own choice, the port plus 10000, may lie beyond the last port there is
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(redis_server.free_port()))
     with redis_server.running(options=options) as server:
         server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 

@@ -21,7 +21,7 @@ from siprec.cluster.boot import Boot, begin
 from siprec.config import Configuration, Settings
 from siprec.errors import ConfigurationError, ListenError
 from siprec.fdstore import FdStore, from_environment
-from siprec.media.capture import Capture
+from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPool
 from siprec.media.source import SourcePolicy
 from siprec.media.writer import Fault
@@ -151,7 +151,7 @@ async def _facilities(
     stack.callback(files.shutdown, wait=False)
     pool = RenderPool()
     stack.callback(pool.close)
-    capture = Capture(backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
+    capture = LocalCapture(backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
     capture.start()
     stack.callback(capture.stop)
     boot = begin(settings.state_dir, lambda: secrets.token_hex(8))

@@ -91,6 +91,22 @@ class _Plan:
         self.starts = np.array([*starts, len(kinds)], np.int64)
 
 
+class ClockSteps:
+    """Pairs (monotonic ns, wall minus monotonic ns): one at first, one after each step of the wall clock."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, int]] = []
+
+    def look(self) -> None:
+        offset = clock.offset_ns()
+        stepped = not self._steps or abs(offset - self._steps[-1][1]) > CLOCK_STEP_NS
+        if stepped and len(self._steps) < MAX_CLOCK_STEPS:
+            self._steps.append((int(clock.monotonic() * 1e9), offset))
+
+    def all(self) -> tuple[tuple[int, int], ...]:
+        return tuple(self._steps)
+
+
 class Drain:
     """Empties sockets into an arena, sifts, and hands records to `writer`."""
 
@@ -106,7 +122,7 @@ class Drain:
     ) -> None:
         self.table = StreamTable()
         self._reporter = Reporter(self.table, seconds=report_seconds)
-        self.clock: list[tuple[int, int]] = []
+        self.clock = ClockSteps()
         self.packets = 0
         self.kernel_drops = 0
         self.late_ticks = 0
@@ -192,6 +208,7 @@ class Drain:
         rtcp: RtcpTerms | None,
         srtp: SrtpTerms | None,
         writing: bool,
+        dropped: tuple[int, int] | None = None,
     ) -> None:
         self.table.add(stream, writing=writing)
         self.table.set_payload_types(stream, payload_types)
@@ -200,8 +217,7 @@ class Drain:
         self.set_rtcp(stream, rtcp)
         stream.secure.renew(srtp)
         self.table.follow_srtp(stream)
-        stream.drops_seen_ns = clock.wall_ns()
-        stream.drops = _drops(stream.pair.rtp)
+        stream.drops, stream.drops_seen_ns = dropped or (kernel_drops(stream.pair.rtp), clock.wall_ns())
         stream.connected = _is_connected(stream.pair.rtp)
         session.streams.append(stream)
         self._plans.clear()
@@ -272,7 +288,7 @@ class Drain:
 
     def _end(self, session: Session, stream: Stream) -> None:
         self._reporter.leave(stream)
-        self._note_drops(stream, _drops(stream.pair.rtp), clock.wall_ns())
+        self._note_drops(stream, kernel_drops(stream.pair.rtp), clock.wall_ns())
         stream.source.forget()
         stream.final = self.table.counters(stream)
         session.ended.append((stream.channel, stream.final))
@@ -336,7 +352,7 @@ class Drain:
         for stream in self.table.streams[phase :: self._phases]:
             if stream is None:
                 continue
-            if (drops := _drops(stream.pair.rtp)) == stream.drops:
+            if (drops := kernel_drops(stream.pair.rtp)) == stream.drops:
                 stream.drops_seen_ns = now_ns
             else:
                 self._note_drops(stream, drops, now_ns)
@@ -344,7 +360,7 @@ class Drain:
                 stream.old_types_until = None
                 self.table.set_payload_types(stream, stream.new_types)
         if phase == 0:
-            self._note_clock()
+            self.clock.look()
 
     def _note_drops(self, stream: Stream, drops: int, now_ns: int) -> None:
         """The kernel's counter stands at `drops`; it wraps at 32 bits and is never reset."""
@@ -357,12 +373,6 @@ class Drain:
             cause = self._held_back_cause if held_back else "kernel_drop"
             stream.file.outages.add(Outage(stream.drops_seen_ns, now_ns, cause, channel=stream.channel, packets=lost))
         stream.drops_seen_ns = now_ns
-
-    def _note_clock(self) -> None:
-        offset = clock.offset_ns()
-        stepped = not self.clock or abs(offset - self.clock[-1][1]) > CLOCK_STEP_NS
-        if stepped and len(self.clock) < MAX_CLOCK_STEPS:
-            self.clock.append((int(clock.monotonic() * 1e9), offset))
 
     # ---- from sockets to the writer --------------------------------------------------------------------------
 
@@ -442,7 +452,7 @@ def _is_connected(sock: socket.socket) -> bool:
     return True
 
 
-def _drops(sock: socket.socket) -> int:
+def kernel_drops(sock: socket.socket) -> int:
     """Datagrams the kernel has dropped at this socket; 0 where it does not tell."""
     try:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO)[32:], sys.byteorder)

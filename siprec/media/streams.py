@@ -5,6 +5,7 @@ Only the drain thread writes here. Any thread may read a single number: it is wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,6 +66,21 @@ class Liveness:
     last_packet_at: float | None
     last_packet_ns: int
     left_ns: int = 0
+
+
+ROW = np.dtype(
+    [
+        ("stream", "<i8"),  # which of those that were asked for
+        ("packets", "<i8"),  # those that came while paused as well
+        ("accepted", "<i8"),
+        ("octets", "<i8"),
+        ("rtcp", "<i8"),
+        ("first_ns", "<i8"),
+        ("last_ns", "<i8"),
+        ("last_at", "<f8"),
+    ]
+)
+"""What changes all the time of `StreamCounters` and `Liveness`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -242,6 +258,21 @@ class StreamTable:
             last_packet_ns=int(self.last_ns[index]),
             left_ns=stream.exchange.left_ns,
         )
+
+    def rows(self, streams: Sequence[Stream]) -> NDArray[np.void]:
+        """A ROW for each of `streams` that is in the table. Any thread may ask."""
+        index = np.array([each.index for each in streams], np.int64)
+        which = np.flatnonzero(index >= 0)
+        index = index[which]
+        rows = np.empty(len(which), ROW)
+        rows["stream"] = which
+        rows["packets"] = self.accepted[index] + self.paused[index]
+        for name in ("accepted", "octets", "rtcp", "first_ns", "last_ns", "last_at"):
+            rows[name] = getattr(self, name)[index]
+        # A stream that ended meanwhile: its row may be another's by now.
+        now = np.array([streams[each].index for each in which.tolist()], np.int64)
+        current: NDArray[np.void] = rows[now == index]
+        return current
 
 
 NOWHERE = (0, 0)

@@ -48,7 +48,7 @@ Data = memoryview | bytes
 class Fault:
     """Trouble that someone should know of, when it begins (`active`) and when it is over."""
 
-    cause: Literal["disk", "backlog", "internal"]
+    cause: Literal["disk", "backlog", "internal", "worker"]
     active: bool
     detail: str
 
@@ -86,11 +86,21 @@ class CaptureFile:
     """One session's capture in one part, as a row of files `capture-0001.pcap`, ...
 
     Opened by any thread, then the writer's alone. `offset` is the end of the last whole record; `waiting`
-    holds what could not be written yet. Raises ArchiveError when it cannot be created.
+    holds what could not be written yet. `first` is the number of the row's first file here, which is created unless
+    its `descriptor` is given. Raises ArchiveError when it cannot be created.
     """
 
-    def __init__(self, directory: Path, *, segment_seconds: float = 0.0, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_seconds: float = 0.0,
+        now: float = 0.0,
+        first: int = 1,
+        descriptor: int | None = None,
+    ) -> None:
         self.directory = directory
+        self._first = first
         self.outages = OutageLog()
         self.paths: list[Path] = []
         self.octets = 0
@@ -101,11 +111,10 @@ class CaptureFile:
         self.synced_ns = clock.wall_ns()
         self._segment_seconds = segment_seconds
         self._segment_ends = now + segment_seconds if segment_seconds else None
-        try:
-            self.descriptor, self.offset = self._create()
-            self.device = os.fstat(self.descriptor).st_dev
-        except OSError as error:
-            raise ArchiveError(f"cannot create a capture in {directory}: {error.strerror}") from error
+        self.descriptor = create(directory, first) if descriptor is None else descriptor
+        self.offset = pcap.FILE_HEADER
+        self.paths.append(path_of(directory, first))
+        self.device = os.fstat(self.descriptor).st_dev
 
     def write(self, data: Data) -> None:
         """Append `data` as a whole. Raises OSError, and then the file ends where it ended before."""
@@ -136,26 +145,40 @@ class CaptureFile:
     def rotate(self, now: float) -> int:
         """Begin the next segment; gives the old descriptor, to be synced and closed. Raises OSError."""
         old = self.descriptor
-        self.descriptor, self.offset = self._create()
+        number = self._first + len(self.paths)
+        self.descriptor, self.offset = _create(path_of(self.directory, number)), pcap.FILE_HEADER
+        self.paths.append(path_of(self.directory, number))
         self._segment_ends = now + self._segment_seconds
         return old
 
-    def _create(self) -> tuple[int, int]:
-        path = self.directory / f"capture-{len(self.paths) + 1:04d}.pcap"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, FILE_MODE)
-        try:
-            # For as long as it is open: tells a later process that this part is still being written.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            header = pcap.write_header()
-            if os.write(descriptor, header) != len(header):
-                raise OSError(28, "short write")
-        except OSError:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-            raise
-        self.paths.append(path)
-        return descriptor, pcap.FILE_HEADER
+
+def path_of(directory: Path, number: int) -> Path:
+    """A file of the row."""
+    return directory / f"capture-{number:04d}.pcap"
+
+
+def create(directory: Path, number: int) -> int:
+    """The descriptor of a new, locked capture file, its header written. Raises ArchiveError."""
+    try:
+        return _create(path_of(directory, number))
+    except OSError as error:
+        raise ArchiveError(f"cannot create a capture in {directory}: {error.strerror}") from error
+
+
+def _create(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, FILE_MODE)
+    try:
+        # For as long as it is open: tells a later process that this part is still being written.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        header = pcap.write_header()
+        if os.write(descriptor, header) != len(header):
+            raise OSError(28, "short write")
+    except OSError:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
 
 
 class Syncer:

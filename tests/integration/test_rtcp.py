@@ -13,7 +13,7 @@ import pytest
 from siprec import clock
 from siprec.client import media
 from siprec.client.media import RtpStream
-from siprec.media.capture import Capture
+from siprec.media.local import LocalCapture
 from siprec.media.pcap import IPV4_HEADERS, PcapReader
 from siprec.rtp import packets, rtcp
 from tests.support.calls import live
@@ -82,11 +82,11 @@ def destinations(folder: Path) -> set[str]:
 async def test_rtcp_shares_the_port_of_rtp_where_that_is_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Eager(Capture):
+    class Eager(LocalCapture):
         def __init__(self, **kwargs: object) -> None:
             super().__init__(report_seconds=0.1, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tests.support.replay.Capture", Eager)
+    monkeypatch.setattr("tests.support.replay.LocalCapture", Eager)
     async with recording_server(tmp_path) as server:
         oracle = server.src("oracle")
         await oracle.send(replace={"a=sendonly\n": "a=sendonly\na=rtcp-mux\n"})

@@ -14,7 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
-from siprec.media.capture import Capture, Fault
+from siprec.media.capture import Fault
+from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPair, PortPool
 from tests.load.machine import raise_descriptor_limit
 
@@ -37,7 +38,7 @@ def main(address: str, first_port: int, streams: int, folder: Path, source_port:
     raise_descriptor_limit()
     faults: list[Fault] = []
     pool = PortPool(address, first_port, first_port + 2 * streams - 1, choose=random.Random(1))
-    engine = Capture(on_fault=faults.append)
+    engine = LocalCapture(on_fault=faults.append)
     empty = resident_kib()
     pairs = bound(pool, streams)
     sessions = []

@@ -38,6 +38,7 @@ from siprec import app, clock, config, log
 from siprec.archive.folder import RecordingFolder, walk
 from siprec.archive.manifest import Manifest
 from siprec.media.capture import Capture
+from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPair
 from siprec.net.signalling import Pump
 from siprec.process import Ending
@@ -546,7 +547,7 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
             super().__init__(*args, **kwargs)
             made["pump"] = self
 
-    class QuickCapture(Capture):
+    class QuickCapture(LocalCapture):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(tick=TICK_SECONDS, **kwargs)
             made["capture"] = self
@@ -587,7 +588,7 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
         patch.setattr(app, "RenderPool", RenderHere)
         patch.setattr(app, "_listen", lambda *_: SRS[1])  # no sockets for SIP
         patch.setattr(app, "Pump", TappedPump)
-        patch.setattr(app, "Capture", QuickCapture)
+        patch.setattr(app, "LocalCapture", QuickCapture)
         patch.setattr(app, "open_store", tapped_store)
         patch.setattr(app, "Ports", TappedPorts)
         async with AsyncExitStack() as stack:

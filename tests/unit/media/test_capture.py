@@ -13,6 +13,7 @@ import pytest
 
 from siprec.media import capture, receive, streams
 from siprec.media.capture import Capture, Fault, SessionCapture, SourcePolicy, StreamCapture
+from siprec.media.local import LocalCapture
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair, PortPool
 from siprec.rtp import packets, rtcp
@@ -85,7 +86,7 @@ class Rig:
 
 def build(folder: Path, tier: Callable[..., receive.Receiver] = receive.choose, **options: object) -> Rig:
     faults: list[Fault] = []
-    engine = Capture(tick=0.02, on_fault=faults.append, choose=tier, **options)  # type: ignore[arg-type]
+    engine = LocalCapture(tick=0.02, on_fault=faults.append, choose=tier, **options)  # type: ignore[arg-type]
     rig = Rig(engine, folder)
     rig.faults = faults
     engine.start()

@@ -14,8 +14,9 @@ import pytest
 
 from siprec import clock
 from siprec.media import drain, reports
-from siprec.media.capture import Capture, CaptureResult, Fault, RtcpTerms, SessionCapture, SourcePolicy, StreamCapture
+from siprec.media.capture import CaptureResult, Fault, RtcpTerms, SessionCapture, SourcePolicy, StreamCapture
 from siprec.media.exchange import Exchange, Identity
+from siprec.media.local import LocalCapture
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.reception import RECEPTION, Heard, follow
@@ -98,7 +99,7 @@ class Peer:
 
 @dataclass
 class Rig:
-    capture: Capture
+    capture: LocalCapture
     session: SessionCapture
     pair: PortPair
     peer: Peer
@@ -129,7 +130,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     pool = PortPool(HOST, 44_000, 44_199)
 
     def make(*, mux: bool = False) -> Rig:
-        capture = Capture(tick=0.01, on_fault=faults.append, report_seconds=REPORT_SECONDS)
+        capture = LocalCapture(tick=0.01, on_fault=faults.append, report_seconds=REPORT_SECONDS)
         pair = pool.acquire(0.0)
         made.append(Rig(capture, capture.open(tmp_path), pair, Peer(pair, mux=mux)))
         capture.start()

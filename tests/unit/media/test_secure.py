@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from siprec.media.capture import RtcpTerms, SessionCapture, SrtpTerms, StreamCapture
+from siprec.media.local import LocalStream
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair
 from siprec.media.secure import Secure
@@ -167,7 +168,9 @@ def test_keys_change_under_way(rig: Rig) -> None:
     line.send(5)
     wait_until(lambda: reasons(stream) == {"srtp_auth": 5})
     stream.update(srtp=None)
-    wait_until(lambda: not stream._stream.secure.active)
+    assert isinstance(stream, LocalStream)
+    secure = stream.stream.secure
+    wait_until(lambda: not secure.active)
     line.bare(packets.build(0, 20, timestamp=3200, ssrc=1, payload=(20).to_bytes(4, "big") + bytes(156)))
     wait_until(lambda: stream.counters().accepted == 16)
     assert numbers(session) == [*range(15), 20]

@@ -8,7 +8,7 @@ is kept as an extension of what it stands in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
@@ -31,7 +31,6 @@ from siprec.metadata.model import (
     SnapshotRequest,
     Stream,
 )
-from siprec.metadata.times import format_time
 from siprec.metadata.tree import Element, is_text, leaves, serialise
 from siprec.metadata.tree import parse as parse_tree
 
@@ -305,46 +304,6 @@ def build_snapshot_request(reason: str = "", lang: str = "en") -> bytes:
     """The body of an UPDATE that asks the SRC for a complete document (RFC 7865 section 7, RFC 7866 section 9.2)."""
     inner = _tag("requestreason", reason, (("xml:lang", lang),)) if reason else ""
     return _document("requestsnapshot", f"  {inner}" if inner else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """One side of a call as our recording client describes it: who, on which stream, under which label."""
-
-    participant_id: str
-    stream_id: str
-    label: str
-    aor: str
-    name: str = ""
-
-
-def describe_call(
-    session_id: str,
-    parties: Sequence[Party],
-    *,
-    at_ns: int,
-    sip_session_id: str = "",
-    group_id: str = "",
-) -> Recording:
-    """A complete document for a call in which each party sends its own stream and receives all others."""
-    at = format_time(at_ns)
-    streams = [party.stream_id for party in parties]
-    return Recording(
-        groups=(Group(group_id, at),) if group_id else (),
-        sessions=(Session(session_id, (sip_session_id,) if sip_session_id else (), group_ref=group_id, start_time=at),),
-        participants=tuple(Participant(each.participant_id, (NameID(each.aor, each.name),)) for each in parties),
-        streams=tuple(Stream(each.stream_id, session_id, each.label) for each in parties),
-        session_recording_assocs=(SessionRecordingAssoc(session_id, at),),
-        participant_session_assocs=tuple(
-            ParticipantSessionAssoc(each.participant_id, session_id, at) for each in parties
-        ),
-        participant_stream_assocs=tuple(
-            ParticipantStreamAssoc(
-                each.participant_id, (each.stream_id,), tuple(one for one in streams if one != each.stream_id), at
-            )
-            for each in parties
-        ),
-    )
 
 
 def _document(root: str, body: str) -> bytes:

@@ -272,11 +272,6 @@ def revise(previous: SessionDescription | None, new: SessionDescription) -> Sess
     return new.with_origin(replace(same, version=same.version + 1))
 
 
-def unchanged(previous: SessionDescription, new: SessionDescription) -> bool:
-    """Whether `new` asks for nothing new: all but the o= lines are equal, as in a session refresh (RFC 4028)."""
-    return [line for line in previous if line.type != "o"] == [line for line in new if line.type != "o"]
-
-
 # ---- reading one m-line
 
 

@@ -14,6 +14,7 @@ from siprec.media import pcap
 from siprec.media.part import Outage, Part, PartStream, PayloadFormat, Phase
 from siprec.metadata import xml
 from siprec.rtp import packets, rtcp
+from tests.support.described import Party, describe_call
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 FOUND = Path(__file__).parent / "found"
@@ -52,10 +53,8 @@ def _sdp() -> list[bytes]:
 
 
 def _metadata() -> list[bytes]:
-    parties = [
-        xml.Party(f"p{n}", f"s{n}", str(n), f"sip:{name}@example.com", name) for n, name in enumerate(("A", "B"))
-    ]
-    built = xml.build(xml.describe_call("cs1", parties, at_ns=1_800_000_000 * SECOND, group_id="g", sip_session_id="x"))
+    parties = [Party(f"p{n}", f"s{n}", str(n), f"sip:{name}@example.com", name) for n, name in enumerate(("A", "B"))]
+    built = xml.build(describe_call("cs1", parties, at_ns=1_800_000_000 * SECOND, group_id="g", sip_session_id="x"))
     return [*_files("metadata/*.xml"), built, xml.build_snapshot_request("why")]
 
 

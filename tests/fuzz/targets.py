@@ -19,7 +19,7 @@ import numpy as np
 from siprec.errors import MetadataError, MultipartError, PeerError, SdpError, SipError
 from siprec.media import part as parts
 from siprec.media import pcap
-from siprec.metadata import assign, extensions, merge, minimise, record, xml
+from siprec.metadata import assign, extensions, merge, minimise, xml
 from siprec.metadata.model import Recording, RSMetadata
 from siprec.rtp import dtmf, packets, rtcp
 from siprec.sdp import model as sdp_model
@@ -30,6 +30,7 @@ from siprec.sip.headers import CSeq, Disposition, MediaType, NameAddr, Via
 from siprec.sip.message import Headers, Message, MessageError, Request, parse
 from siprec.sip.multipart import BodyPart, format_multipart, parse_body
 from siprec.sip.uri import SipUri
+from siprec.store import plain
 from tests.fuzz import endpoint as endpoint_target
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -212,7 +213,7 @@ def metadata(data: bytes) -> None:
     state = RSMetadata()
     for at_ns in (NOW_NS, NOW_NS + 1):
         merge.apply(state, found, at_ns=at_ns)
-        assert record.load(json.loads(json.dumps(record.dump(state)))) == state
+        assert plain.load(RSMetadata, json.loads(json.dumps(plain.dump(state)))) == state
     assign.assign(state, [(0, "1"), (1, None)])
     extensions.external_ids(state)
     minimise.minimise(found, keep=())

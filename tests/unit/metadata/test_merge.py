@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.metadata import merge, record, xml
+from siprec.metadata import merge, xml
 from siprec.metadata.assign import Assignment, assign
 from siprec.metadata.extensions import extensions, external_ids
 from siprec.metadata.merge import Change, apply
@@ -29,12 +29,14 @@ from siprec.metadata.model import (
     Stream,
 )
 from siprec.metadata.times import format_time
+from siprec.store import plain
+from tests.support.described import Party, describe_call
 
 SECOND = 1_000_000_000
 T0 = 1_800_000_000 * SECOND
-ALICE = xml.Party("alice-id", "s1", "1", "sip:alice@example.com", "Alice")
-BOB = xml.Party("bob-id", "s2", "2", "sip:bob@example.com", "Bob")
-CALL = xml.describe_call("c1", [ALICE, BOB], at_ns=T0, sip_session_id="a;remote=b", group_id="g1")
+ALICE = Party("alice-id", "s1", "1", "sip:alice@example.com", "Alice")
+BOB = Party("bob-id", "s2", "2", "sip:bob@example.com", "Bob")
+CALL = describe_call("c1", [ALICE, BOB], at_ns=T0, sip_session_id="a;remote=b", group_id="g1")
 
 
 def _at(seconds: int) -> int:
@@ -92,8 +94,8 @@ def test_first_document_tells_everything_once() -> None:
 
 
 def test_what_a_complete_document_leaves_out_has_ended_but_stays_known() -> None:
-    carol = xml.Party("carol-id", "s3", "1", "sip:carol@example.com")
-    state = _after(CALL, xml.describe_call("c2", [carol, BOB], at_ns=_at(1), group_id="g1"))
+    carol = Party("carol-id", "s3", "1", "sip:carol@example.com")
+    state = _after(CALL, describe_call("c2", [carol, BOB], at_ns=_at(1), group_id="g1"))
     assert state.sessions["c1"].span == Interval(T0, _at(1))
     assert state.sessions["c2"].span == Interval(_at(1))
     assert state.participants["alice-id"].left_ns == _at(1)
@@ -232,8 +234,8 @@ def test_complete_document_of_an_ended_session_is_idempotent() -> None:
 
 def test_new_session_in_the_same_group_after_a_transfer() -> None:
     stop = _partial(sessions=(Session("c1", stop_time=_text(5)),))
-    carol = xml.Party("carol-id", "s1", "1", "sip:carol@example.com")
-    state = _after(CALL, stop, xml.describe_call("c2", [carol, BOB], at_ns=_at(6), group_id="g1"))
+    carol = Party("carol-id", "s1", "1", "sip:carol@example.com")
+    state = _after(CALL, stop, describe_call("c2", [carol, BOB], at_ns=_at(6), group_id="g1"))
     assert state.participants["bob-id"].sessions == {"c1": [Interval(T0, _at(5))], "c2": [Interval(_at(6))]}
     assert state.streams["s1"].span.open
     assert _names(assign(state, [(0, "1"), (1, "2")])) == [["carol"], ["Bob"]]
@@ -419,7 +421,7 @@ def test_state_survives_a_store() -> None:
         sessions=(Session("c1", extensions=(extension,)),), participant_session_assocs=(assoc,), extensions=(extension,)
     )
     state = _after(CALL, update, _partial(sessions=(Session("c1", stop_time=_text(9)),)))
-    assert record.load(json.loads(json.dumps(record.dump(state)))) == state
+    assert plain.load(RSMetadata, json.loads(json.dumps(plain.dump(state)))) == state
 
 
 def test_minimise_keeps_only_what_policy_names() -> None:
@@ -479,4 +481,4 @@ def test_any_documents_merge_without_error_and_erase_nothing(documents: list[Rec
             assert all(span.end_ns is None or span.end_ns >= span.start_ns for span in spans)
             assert len(set(person.sending)) == len(person.sending)
         assign(state, [(0, "1"), (1, None), (2, "2")])
-    assert record.load(json.loads(json.dumps(record.dump(state)))) == state
+    assert plain.load(RSMetadata, json.loads(json.dumps(plain.dump(state)))) == state

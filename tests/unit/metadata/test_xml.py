@@ -32,6 +32,7 @@ from siprec.metadata.model import (
     SnapshotRequest,
     Stream,
 )
+from tests.support.described import Party, describe_call
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "metadata"
 GOOD = sorted(VECTORS.glob("*.good.xml"))
@@ -304,10 +305,10 @@ def test_extensions_cannot_be_blown_up() -> None:
 
 def test_our_client_describes_a_call() -> None:
     parties = [
-        xml.Party("p1", "s1", "1", "sip:alice@example.com", "Alice"),
-        xml.Party("p2", "s2", "2", "sip:bob@example.com"),
+        Party("p1", "s1", "1", "sip:alice@example.com", "Alice"),
+        Party("p2", "s2", "2", "sip:bob@example.com"),
     ]
-    recording = xml.describe_call("c1", parties, at_ns=AT, sip_session_id="x;remote=y", group_id="g1")
+    recording = describe_call("c1", parties, at_ns=AT, sip_session_id="x;remote=y", group_id="g1")
     body = xml.build(recording)
     assert body.startswith(b'<?xml version="1.0" encoding="UTF-8"?>\n<recording xmlns="' + NAMESPACE.encode())
     assert _recording(body) == recording

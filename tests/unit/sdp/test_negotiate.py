@@ -273,12 +273,6 @@ def test_version_rises_only_with_a_change() -> None:
     assert back.origin == replace(first.origin, version=3)
 
 
-def test_refresh_is_unchanged_whatever_its_origin_says() -> None:
-    offer = _offer("m=audio 40000 RTP/AVP 0")
-    assert negotiate.unchanged(offer, offer.with_origin(Origin.at("192.0.2.1", 1, version=9)))
-    assert not negotiate.unchanged(offer, _offer("m=audio 40002 RTP/AVP 0"))
-
-
 # ---- property: whatever is offered, the answer keeps its shape
 
 _media = st.builds(

@@ -118,6 +118,17 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield _figure(streams, seconds, runs)
 
 
+def stand_ins(streams: int, seconds: float, folder: Path) -> dict[str, Run]:
+    """What the two C receivers, `bare` and `epoll`, need for so many streams, by name. Needs a C compiler."""
+    programs = machine.build(["rtp_generator", "bare_receiver", "epoll_recorder"], folder)
+    generate = _generator(programs["rtp_generator"], streams, 1000)
+    receivers = {name: each for name, each in _receivers(programs).items() if name != "capture"}
+    return {
+        name: _patiently(partial(_once, each, generate, streams, _whole_ticks(seconds)))
+        for name, each in receivers.items()
+    }
+
+
 def _checked(text: str) -> int:
     descriptors = machine.raise_descriptor_limit()
     most = (LAST_PORT - FIRST_PORT) // PORTS_PER_STREAM
@@ -221,8 +232,7 @@ def _place(process: subprocess.Popen[str], core: set[int]) -> None:
     assert process.stdout is not None
     if process.stdout.readline() != "ready\n":
         raise RuntimeError(f"a receiver did not start: are ports from {FIRST_PORT} to {LAST_PORT} in use?")
-    for thread in Path(f"/proc/{process.pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), core)
+    machine.keep_on(process.pid, core)
 
 
 def _figure(streams: int, seconds: float, runs: dict[str, list[Run]]) -> dict[str, Any]:

@@ -47,6 +47,12 @@ def cores() -> tuple[set[int], set[int]]:
     return {available[0]}, set(available[1:2] or available)
 
 
+def keep_on(pid: int, core: set[int]) -> None:
+    """Keep a process on `core`: all its threads, and what they start from now on."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), core)
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of all threads of the process, to the nanosecond (CPUCLOCK_SCHED of another process)."""
     return time.clock_gettime(~pid << 3 | 2)

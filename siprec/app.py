@@ -151,7 +151,7 @@ async def _facilities(
     stack.callback(files.shutdown, wait=False)
     pool = RenderPool()
     stack.callback(pool.close)
-    capture = LocalCapture(backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
+    capture = LocalCapture(receive=settings.RTP_RECEIVE, backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
     capture.start()
     stack.callback(capture.stop)
     boot = begin(settings.state_dir, lambda: secrets.token_hex(8))

@@ -136,6 +136,10 @@ class Settings(BaseModel):
     RTP_PORT_MIN: Port = _setting(10000, "first RTP port")
     RTP_PORT_MAX: Port = _setting(29999, "last RTP or RTCP port")
     RTP_SOURCE: Literal["address", "strict", "latch"] = _setting("address", "which senders of RTP are accepted")
+    RTP_RECEIVE: Literal["auto", "native", "batch", "single"] = _setting(
+        "auto",
+        "how sockets are emptied: by the C extension, hundreds of packets a call, or one; auto takes the fastest",
+    )
     RTP_BACKLOG: Size = _setting("512MiB", "memory for packets that a slow disk cannot take yet")
     RTP_TIMEOUT: Duration = _setting("60s", "silence on all streams after which the SRC is probed")
     MAX_SESSIONS: Annotated[int, Field(ge=1)] | None = _setting(None, "live sessions; above it 503")

@@ -10,14 +10,20 @@ from pathlib import Path
 from siprec import app
 from siprec.config import Settings
 from siprec.errors import ConfigurationError, SiprecError
-from siprec.media import receive
-from siprec.media.arena import Arena
 from siprec.media.ports import PortPool, buffered_seconds
+from siprec.media.tiers import Tier, choose
 from siprec.recorder.intake import Ports
 from siprec.recorder.service import free_bytes
 
 BUFFER_SECONDS_WANTED = 2.0
 """A disk or a garbage collector may stall a drain this long before packets are lost."""
+
+TIERS: dict[Tier, str] = {
+    "native": "the C extension, without Python for what is plainly right",
+    "batch": "recvmmsg, hundreds of packets a call; the C extension (pip install with gcc) would take half the time",
+    "single": "recvmsg, one packet a call",
+}
+"""How sockets are emptied, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,8 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which a call would meet them."""
-    return [*_listeners(settings), *_tls(settings), *_limits(settings), *_receive_buffer(settings), *_disk(settings)]
+    groups = (_listeners, _tls, _limits, _tier, _receive_buffer, _disk)
+    return [finding for group in groups for finding in group(settings)]
 
 
 def _listeners(settings: Settings) -> Iterator[Finding]:
@@ -85,6 +92,13 @@ def _limits(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _tier(settings: Settings) -> Iterator[Finding]:
+    try:
+        yield Finding(f"capture by {TIERS[choose(settings.RTP_RECEIVE)]} (RTP_RECEIVE)", "ok")
+    except ConfigurationError as error:
+        yield Finding(str(error), "fatal")
+
+
 def _receive_buffer(settings: Settings) -> Iterator[Finding]:
     address = str(settings.rtp_addresses[0])
     try:
@@ -95,9 +109,8 @@ def _receive_buffer(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"RTP_BIND_IP: {error}", "fatal")
         return
     seconds = buffered_seconds(pair.receive_buffer)
-    tier = "recvmmsg" if isinstance(receive.choose(Arena(1)), receive.BatchReceiver) else "recvmsg"
     pair.close()
-    text = f"a stalled reader is bridged for {seconds:.1f} s by the kernel's receive buffer; capture by {tier}"
+    text = f"a stalled reader is bridged for {seconds:.1f} s by the kernel's receive buffer"
     if seconds < BUFFER_SECONDS_WANTED:
         yield Finding(f"{text}: raise it with sysctl -w net.core.rmem_max=1048576", "warning")
     else:

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from siprec import clock
-from siprec.media import pcap, receive, records
+from siprec.media import pcap, receive, records, tiers
 from siprec.media.arena import Arena, address_text
 from siprec.media.exchange import Identity, RtcpTerms
 from siprec.media.part import Outage
@@ -73,21 +73,21 @@ class _Plan:
     """Which sockets to read in a tick, in which order: those of one session side by side, so that its records
     come out side by side too."""
 
-    def __init__(self, sessions: Iterable[Session], receiver: receive.Receiver, wants_rtcp: Callable[[int], bool]):
-        self.handles: list[int | socket.socket] = []
+    def __init__(self, sessions: Iterable[Session], wants_rtcp: Callable[[int], bool]):
         self.files: list[CaptureFile] = []
-        starts: list[int] = []
+        objects: list[socket.socket] = []
         kinds: list[int] = []
+        starts: list[int] = []
         for session in sessions:
             starts.append(len(kinds))
             self.files.append(session.file)
             for stream in session.streams:
-                self.handles.append(receiver.handle(stream.pair.rtp))
+                objects.append(stream.pair.rtp)
                 kinds.append(2 * stream.index)
                 if wants_rtcp(stream.index):
-                    self.handles.append(receiver.handle(stream.pair.rtcp))
+                    objects.append(stream.pair.rtcp)
                     kinds.append(2 * stream.index + 1)
-        self.kinds = np.array(kinds, np.int64)
+        self.sockets = receive.Sockets(objects, kinds)
         self.starts = np.array([*starts, len(kinds)], np.int64)
 
 
@@ -117,7 +117,7 @@ class Drain:
         tick: float,
         backlog_bytes: int,
         on_fault: Callable[[Fault], None],
-        choose: Callable[[Arena], receive.Receiver] = receive.choose,
+        tier: tiers.Tier,
         report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self.table = StreamTable()
@@ -131,7 +131,7 @@ class Drain:
         self._backlog_bytes = backlog_bytes
         self._on_fault = on_fault
         self._arena = Arena()
-        self._receiver = choose(self._arena)
+        self._receiver = tiers.receiver(tier, self._arena, table=self.table)
         self._sieve = Sieve(self._arena, self.table, _connect)
         self._sessions: dict[Session, None] = {}
         self._phases = max(1, round(ROUND_SECONDS / tick))
@@ -280,7 +280,7 @@ class Drain:
             return
         del self._sessions[session]
         self._plans.clear()
-        self._read(_Plan([session], self._receiver, lambda _: True))
+        self._read(_Plan([session], lambda _: True))
         for stream in session.streams:
             self._end(session, stream)
         session.streams.clear()
@@ -296,7 +296,7 @@ class Drain:
 
     def _read_only(self, stream: Stream) -> None:
         alone = Session(stream.file, [stream])
-        self._read(_Plan([alone], self._receiver, lambda _: False))
+        self._read(_Plan([alone], lambda _: False))
 
     # ---- the thread ------------------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Drain:
             self._apply()
             now = clock.monotonic()
             if now >= due:
-                guarded(self._one_tick, self._on_fault)
+                guarded(self.tick, self._on_fault)
                 self.late_ticks += now >= due + self._tick
                 due = max(due + self._tick, now)
         self._apply()
@@ -320,14 +320,13 @@ class Drain:
             while True:
                 guarded(self._commands.get_nowait(), self._on_fault)
 
-    def _one_tick(self) -> None:
+    def tick(self) -> None:
+        """Look into all sockets once, in the thread or before it is started."""
         phase = self._ticks % self._phases
         self._ticks += 1
         plan = self._plans.get(phase)
         if plan is None:
-            plan = self._plans[phase] = _Plan(
-                self._sessions, self._receiver, lambda index: index % self._phases == phase
-            )
+            plan = self._plans[phase] = _Plan(self._sessions, lambda index: index % self._phases == phase)
         if not self._hold_back():
             self._read(plan)
         self._look_after(phase)
@@ -379,27 +378,35 @@ class Drain:
     def _read(self, plan: _Plan) -> None:
         """Everything that waits in the sockets of `plan`."""
         at = 0
-        while at < len(plan.handles):
-            fill = self._receiver.fill(plan.handles, at)
-            if fill.used:
+        while at < len(plan.sockets.numbers):
+            fill = self._receiver.fill(plan.sockets, at)
+            if fill.used or fill.laid:
                 self._take(plan, at, fill)
             at += len(fill.counts) - fill.unfinished
 
     def _take(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
+        ready: list[receive.Laid] = [fill.laid] if fill.laid else []
+        extras: Extras = []
+        if fill.used:
+            laid, extras = self._sift(plan, begin, fill)
+            ready += [laid] if laid else []
+        self.packets += sum(laid.packets for laid in ready)
+        if ready or extras:
+            self._hand_over(_pieces(plan, begin, ready), sum(len(laid.data) for laid in ready), extras)
+
+    def _sift(self, plan: _Plan, begin: int, fill: receive.Fill) -> tuple[receive.Laid | None, Extras]:
+        """The records of what is to be written of the datagrams in the arena, and older packets that had been held."""
         counts = np.array(fill.counts, np.int64)
-        kind = np.repeat(plan.kinds[begin : begin + len(counts)], counts)
-        rtcp = kind & 1 == 1
-        keep, extras = self._sieve.sift(kind >> 1, rtcp, now=clock.monotonic())
-        pieces: list[tuple[CaptureFile, Data]] = []
-        total = 0
-        if kept := int(np.count_nonzero(keep)):
-            self.packets += kept
-            six = records.lay(self._arena, self.table, kind)
-            data, ends = records.compact(self._arena, six, keep)
-            pieces = _pieces(plan, begin, counts, data.data, ends)
-            total = len(data)
-        if pieces or extras:
-            self._hand_over(pieces, total, extras)
+        kind = np.repeat(plan.sockets.kinds[begin : begin + len(counts)], counts)
+        keep, extras = self._sieve.sift(kind >> 1, kind & 1 == 1, now=clock.monotonic())
+        kept = int(np.count_nonzero(keep))
+        if not kept:
+            return None, extras
+        six = records.lay(self._arena, self.table, kind)
+        data, ends = records.compact(self._arena, six, keep)
+        slots = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=slots[1:])
+        return receive.Laid(data.data, ends[slots], kept), extras
 
     def _hand_over(self, pieces: list[tuple[CaptureFile, Data]], total: int, extras: Extras) -> None:
         """Packets that had been held come before the others of this round: they are older."""
@@ -412,18 +419,31 @@ class Drain:
             self._writer.write(ahead + pieces, total, now=clock.monotonic())
 
 
-def _pieces(
-    plan: _Plan, begin: int, counts: NDArray[np.int64], data: memoryview, ends: NDArray[np.int64]
-) -> list[tuple[CaptureFile, Data]]:
-    """`data` cut into one piece for each session that is in it."""
-    slots = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=slots[1:])
+def _pieces(plan: _Plan, begin: int, ready: Sequence[receive.Laid]) -> list[tuple[CaptureFile, Data]]:
+    """All records cut into one piece for each session that is among them, in the order of its sockets."""
+    if not ready:
+        return []
+    count = len(ready[0].ends) - 1
     first = int(np.searchsorted(plan.starts, begin, "right")) - 1
-    last = int(np.searchsorted(plan.starts, begin + len(counts), "left"))
-    edges = np.clip(plan.starts[first : last + 1] - begin, 0, len(counts))
-    cuts = ends[slots[edges]].tolist()
-    files: Sequence[CaptureFile] = plan.files[first:last]
-    return [(file, data[a:b]) for file, a, b in zip(files, cuts, cuts[1:], strict=False) if b > a]
+    last = int(np.searchsorted(plan.starts, begin + count, "left"))
+    edges = np.clip(plan.starts[first : last + 1] - begin, 0, count)
+    files, places = plan.files[first:last], edges.tolist()
+    if len(ready) == 1:
+        data, cuts = ready[0].data, ready[0].ends[edges].tolist()
+        return [(file, data[a:b]) for file, a, b in zip(files, cuts, cuts[1:], strict=False) if b > a]
+    columns = [(each.data, each.ends.tolist()) for each in ready]
+    found = ((file, _between(columns, a, b)) for file, (a, b) in zip(files, pairwise(places), strict=True))
+    return [(file, data) for file, data in found if data]
+
+
+def _between(columns: Sequence[tuple[memoryview, list[int]]], first: int, last: int) -> Data:
+    """The records of the sockets from `first` to before `last`; those of one socket are all in one column."""
+    used = [(data, ends) for data, ends in columns if ends[last] > ends[first]]
+    if len(used) == 1:
+        data, ends = used[0]
+        return data[ends[first] : ends[last]]
+    places = range(first, last)
+    return b"".join(data[ends[each] : ends[each + 1]] for each in places for data, ends in used)
 
 
 def _record(stream: Stream, packet: Arrival) -> bytes:

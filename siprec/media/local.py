@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec import clock
-from siprec.media import receive
-from siprec.media.arena import Arena
+from siprec.media import tiers
 from siprec.media.capture import BACKLOG_BYTES, TICK_SECONDS, Changes, Terms, Totals
 from siprec.media.drain import CaptureResult, Drain, Session
 from siprec.media.exchange import Exchange
@@ -29,8 +28,9 @@ class LocalCapture:
     """All captures of this process, and their three threads.
 
     `tick`: seconds between two looks into the sockets. `backlog_bytes`: see RTP_BACKLOG. `on_fault` is called
-    from any of the threads, at the beginning and end of trouble, and must return at once. `choose` picks how
-    sockets are read (see `receive`). `report_seconds`: mean time between our RTCP reports on a stream.
+    from any of the threads, at the beginning and end of trouble, and must return at once. `receive`: how
+    sockets are emptied (RTP_RECEIVE; `tier` tells which it became). `report_seconds`: mean time between our RTCP
+    reports on a stream. Raises ConfigurationError when that tier cannot run here.
     """
 
     def __init__(
@@ -39,17 +39,18 @@ class LocalCapture:
         tick: float = TICK_SECONDS,
         backlog_bytes: int = BACKLOG_BYTES,
         on_fault: Callable[[Fault], None] | None = None,
-        choose: Callable[[Arena], receive.Receiver] = receive.choose,
+        receive: tiers.Choice = "auto",
         report_seconds: float = REPORT_SECONDS,
     ) -> None:
         report = on_fault or _ignore
+        self.tier = tiers.choose(receive)
         self._writer = Writer(report)
         self._drain = Drain(
             self._writer,
             tick=tick,
             backlog_bytes=backlog_bytes,
             on_fault=report,
-            choose=choose,
+            tier=self.tier,
             report_seconds=report_seconds,
         )
 

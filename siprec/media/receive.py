@@ -1,4 +1,4 @@
-"""Two ways to empty many sockets into an arena, with the same result byte for byte.
+"""Two ways to empty many sockets into an arena, with the same result byte for byte (`native` is a third).
 
 `BatchReceiver` takes hundreds of datagrams in one system call by recvmmsg(2) through ctypes, which lets go
 of the interpreter lock meanwhile. It writes C structures by hand, so it runs on 64-bit little-endian Linux
@@ -64,12 +64,34 @@ _CMSG = np.dtype(
 )
 
 
+class Sockets:
+    """Sockets in the order of reading. `kinds` says what comes there: 2 x stream, plus 1 for RTCP."""
+
+    __slots__ = ("descriptors", "kinds", "numbers", "objects")
+
+    def __init__(self, objects: Sequence[socket.socket], kinds: Sequence[int]) -> None:
+        self.objects = objects
+        self.numbers = [each.fileno() for each in objects]
+        self.descriptors = np.array(self.numbers, np.int32)
+        self.kinds = np.array(kinds, np.int64)
+
+
+class Laid(NamedTuple):
+    """Records that are ready: `ends` has a 0 and, for each visited socket, where its records end in `data`."""
+
+    data: memoryview
+    ends: NDArray[np.int64]
+    packets: int
+
+
 class Fill(NamedTuple):
-    """What one round brought: datagrams per visited socket, their sum, and whether the last has more."""
+    """What one round brought: datagrams in the arena per visited socket, their sum, whether the last socket has more,
+    and records of other sockets that are finished already."""
 
     counts: list[int]
     used: int
     unfinished: bool
+    laid: Laid | None = None
 
 
 class Receiver(Protocol):
@@ -78,18 +100,8 @@ class Receiver(Protocol):
     arena: Arena
     failures: int
 
-    def handle(self, sock: socket.socket) -> int | socket.socket:
-        """What `fill` wants for a socket."""
-
-    def fill(self, handles: Sequence[int | socket.socket], begin: int) -> Fill:
-        """Read from `handles[begin:]` in order until the arena or the group is full."""
-
-
-def choose(arena: Arena) -> Receiver:
-    """The fastest receiver that this machine can run."""
-    if sys.platform == "linux" and sys.byteorder == "little" and struct.calcsize("P") == 8:
-        return BatchReceiver(arena)
-    return SingleReceiver(arena)
+    def fill(self, sockets: Sockets, begin: int) -> Fill:
+        """Read from the sockets in order from `begin` until the arena or the group is full."""
 
 
 class BatchReceiver:
@@ -118,19 +130,16 @@ class BatchReceiver:
         self._fast = ctypes.CDLL(None).recvmmsg
         self._at = [ctypes.c_void_p(self._base + slot * 64) for slot in range(slots)]
 
-    def handle(self, sock: socket.socket) -> int | socket.socket:
-        return sock.fileno()
-
-    def fill(self, handles: Sequence[int | socket.socket], begin: int) -> Fill:
+    def fill(self, sockets: Sockets, begin: int) -> Fill:
         recvmmsg, at, slots, flags = self._fast, self._at, self.arena.slots, socket.MSG_DONTWAIT
         counts: list[int] = []
         used, got, asked = 0, 0, 1
-        for handle in islice(handles, begin, begin + GROUP_SOCKETS):
+        for number in islice(sockets.numbers, begin, begin + GROUP_SOCKETS):
             room = slots - used
             asked = room if room < MAX_VLEN else MAX_VLEN  # min() would cost as much as the rest of the loop
-            got = recvmmsg(handle, at[used], asked, flags, None)
+            got = recvmmsg(number, at[used], asked, flags, None)
             if got < 0 or got == asked:
-                got = self._go_on(handle, used, got) if got > 0 else self._ask_again(handle, used, asked)
+                got = self._go_on(number, used, got) if got > 0 else self._ask_again(number, used, asked)
             counts.append(got)
             used += got
             if used == slots:
@@ -138,14 +147,14 @@ class BatchReceiver:
         self._settle(used)
         return Fill(counts, used, used == slots and got < PER_SOCKET)
 
-    def _ask_again(self, handle: int | socket.socket, used: int, asked: int) -> int:
+    def _ask_again(self, number: int, used: int, asked: int) -> int:
         """A socket that gave nothing: once more, to be told why."""
-        got: int = self._recvmmsg(handle, self._base + used * 64, asked, socket.MSG_DONTWAIT, None)
+        got: int = self._recvmmsg(number, self._base + used * 64, asked, socket.MSG_DONTWAIT, None)
         if got < 0 and ctypes.get_errno() in _AGAIN:
             return 0
-        return self._go_on(handle, used, got) if got < 0 or got == asked else got
+        return self._go_on(number, used, got) if got < 0 or got == asked else got
 
-    def _go_on(self, handle: int | socket.socket, used: int, got: int) -> int:
+    def _go_on(self, number: int, used: int, got: int) -> int:
         """All that a socket has when one call did not tell: it failed (`got` is -1), or gave all it was asked."""
         total, retries, limit = 0, RETRIES, min(self.arena.slots - used, PER_SOCKET)
         while True:
@@ -161,7 +170,7 @@ class BatchReceiver:
                 asked = min(limit - total, MAX_VLEN)
                 if asked == 0:
                     return total
-            got = self._recvmmsg(handle, self._base + (used + total) * 64, asked, socket.MSG_DONTWAIT, None)
+            got = self._recvmmsg(number, self._base + (used + total) * 64, asked, socket.MSG_DONTWAIT, None)
             if 0 <= got < asked:
                 return total + got
 
@@ -190,16 +199,12 @@ class SingleReceiver:
         self.failures = 0
         self._slots = [memoryview(arena.rows[slot])[HEADROOM:] for slot in range(arena.slots)]
 
-    def handle(self, sock: socket.socket) -> int | socket.socket:
-        return sock
-
-    def fill(self, handles: Sequence[int | socket.socket], begin: int) -> Fill:
+    def fill(self, sockets: Sockets, begin: int) -> Fill:
         slots = self.arena.slots
         counts: list[int] = []
         used, got = 0, 0
-        for handle in islice(handles, begin, begin + GROUP_SOCKETS):
-            assert isinstance(handle, socket.socket)
-            got = self._empty(handle, used)
+        for sock in islice(sockets.objects, begin, begin + GROUP_SOCKETS):
+            got = self._empty(sock, used)
             counts.append(got)
             used += got
             if used == slots:

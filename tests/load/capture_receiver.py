@@ -1,6 +1,6 @@
 """siprec's capture as a program of its own, to be measured beside the C receivers, with the same manners.
 
-    python -m tests.load.capture_receiver ADDRESS FIRST_PORT STREAMS FOLDER FIRST_SOURCE_PORT
+    python -m tests.load.capture_receiver ADDRESS FIRST_PORT STREAMS FOLDER FIRST_SOURCE_PORT TIER
 
 Two streams a session, sources as an SDP would tell them, all checks on; sockets, files and threads of real use.
 Prints "ready" when bound and, after SIGTERM and the last write, one line of JSON.
@@ -17,6 +17,7 @@ from pathlib import Path
 from siprec.media.capture import Fault
 from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPair, PortPool
+from siprec.media.tiers import Tier, available
 from tests.load.machine import raise_descriptor_limit
 
 CLOSE_SECONDS = 60.0
@@ -33,12 +34,12 @@ def bound(pool: PortPool, streams: int) -> list[PortPair]:
     return sorted((pool.acquire(0.0) for _ in range(streams)), key=lambda pair: pair.port)
 
 
-def main(address: str, first_port: int, streams: int, folder: Path, source_port: int) -> None:
+def main(address: str, first_port: int, streams: int, folder: Path, source_port: int, tier: Tier) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     raise_descriptor_limit()
     faults: list[Fault] = []
     pool = PortPool(address, first_port, first_port + 2 * streams - 1, choose=random.Random(1))
-    engine = LocalCapture(on_fault=faults.append)
+    engine = LocalCapture(on_fault=faults.append, receive=tier)
     empty = resident_kib()
     pairs = bound(pool, streams)
     sessions = []
@@ -68,5 +69,9 @@ def main(address: str, first_port: int, streams: int, folder: Path, source_port:
     print(json.dumps(told))
 
 
+def _tier(name: str) -> Tier:
+    return next(each for each in available() if each == name)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]), _tier(sys.argv[6]))

@@ -16,6 +16,7 @@ from siprec.media.capture import Capture, Fault, SessionCapture, SourcePolicy, S
 from siprec.media.local import LocalCapture
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair, PortPool
+from siprec.media.tiers import Choice, available
 from siprec.rtp import packets, rtcp
 
 HOST = "127.0.0.1"
@@ -84,16 +85,16 @@ class Rig:
         self.pool.close()
 
 
-def build(folder: Path, tier: Callable[..., receive.Receiver] = receive.choose, **options: object) -> Rig:
+def build(folder: Path, tier: Choice = "auto", **options: object) -> Rig:
     faults: list[Fault] = []
-    engine = LocalCapture(tick=0.02, on_fault=faults.append, choose=tier, **options)  # type: ignore[arg-type]
+    engine = LocalCapture(tick=0.02, on_fault=faults.append, receive=tier, **options)  # type: ignore[arg-type]
     rig = Rig(engine, folder)
     rig.faults = faults
     engine.start()
     return rig
 
 
-@pytest.fixture(params=[receive.BatchReceiver, receive.SingleReceiver])
+@pytest.fixture(params=available())
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     made = build(tmp_path, request.param)
     yield made

@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 
 from siprec import clock
-from siprec.media import pcap, receive, records
+from siprec.media import pcap, receive, records, tiers
 from siprec.media.arena import HEADROOM, SLOT, Arena
 from siprec.media.exchange import Exchange, Identity
 from siprec.media.ports import SO_TIMESTAMPNS, PortPair, PortPool
@@ -16,7 +17,7 @@ from siprec.media.streams import Stream, StreamTable
 from siprec.media.writer import CaptureFile
 
 Tier = Callable[[Arena], receive.Receiver]
-TIERS: list[Tier] = [receive.BatchReceiver, receive.SingleReceiver]
+TIERS: list[Tier] = [partial(tiers.receiver, tier, table=StreamTable()) for tier in tiers.available()]
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -37,7 +38,7 @@ def sender(pair: PortPair) -> Iterator[socket.socket]:
 
 
 def read(receiver: receive.Receiver, *socks: socket.socket) -> receive.Fill:
-    return receiver.fill([receiver.handle(sock) for sock in socks], 0)
+    return receiver.fill(receive.Sockets(socks, [0] * len(socks)), 0)
 
 
 def datagrams(receiver: receive.Receiver, count: int) -> list[bytes]:

@@ -1,0 +1,317 @@
+/* The plain case of capture, without the interpreter: empties a group of sockets, and where every datagram of a socket
+ * is RTP that its stream expects, counts it and lays the finished records down.
+ *
+ * All or nothing for each socket: one datagram that is not plainly right (another source, SSRC or payload type, no
+ * RTP, truncated, a jump in the sequence, encrypted, RTCP) and all that this socket gave stays in the arena, uncounted,
+ * for the code in Python that knows the policy. So the policy exists once, and this only has to be as strict as
+ * `rtp_good` of sift.py, `note` of reception.py and `lay` of records.py. All memory comes from Python as buffers whose
+ * sizes are checked first; the slots of a finished socket serve the next, so that they stay in the processor's cache.
+ */
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "pcap records are laid as little-endian machines keep numbers"
+#endif
+
+enum { HEADROOM = 64, SLOT = 2048, STRIDE = HEADROOM + SLOT, NAME = 32, PAYLOAD_TYPES = 128 };
+enum { GROUP_SOCKETS = 512, PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100 };
+enum { RECORD_HEADER = 16, IPV4_HEADERS = 28, IPV6_HEADERS = 48, START = HEADROOM - RECORD_HEADER - IPV4_HEADERS };
+enum { AT_ONCE = 64, CONTROL = 64, RTP_HEADER = 12, NS = 1000000000 };
+
+struct __attribute__((packed)) reception { /* RECEPTION of reception.py */
+    uint8_t started;
+    uint32_t ssrc;
+    uint8_t payload_type;
+    int64_t rate, base, highest, received, suspect;
+    double jitter;
+    uint32_t timestamp;
+    int64_t time_ns, reported[2], lost_before;
+};
+
+struct memory { /* what `sizes` describes, in that order */
+    uint8_t *slots, *names, *truncated; /* one of each by slot */
+    int64_t *length, *time_ns;
+    uint64_t *high, *low; /* by stream */
+    uint16_t *port;
+    uint32_t *ssrc;
+    uint8_t *settled, *secure, *writing, *six, *payload_types, *templates;
+    uint32_t *sums;
+    int64_t *accepted, *octets, *paused, *first_ns, *last_ns;
+    double *last_at;
+    struct reception *reception;
+    int32_t *sockets; /* by socket; a kind is 2 x stream, plus 1 for RTCP */
+    int64_t *kinds;
+    int64_t *counts, *ends; /* by visited socket: datagrams left to Python, and the end of its records in `out` */
+    uint8_t *out;
+};
+enum { BY_SLOT, BY_STREAM = 5, BY_SOCKET = 23, BY_VISIT = 25, OUT = 27, ARRAYS };
+static const int sizes[ARRAYS] = {
+    STRIDE, NAME, 1, 8, 8, 8, 8, 2, 4, 1, 1, 1, 1, PAYLOAD_TYPES, 2 * HEADROOM, 8, 8, 8, 8, 8, 8, 8,
+    sizeof(struct reception), 4, 8, 8, 8, 1,
+};
+
+struct round {
+    struct memory at;
+    Py_ssize_t slots, streams, sockets, visits, room; /* how many of each there are; `room` in bytes of output */
+    Py_ssize_t visited, used, read, laid, kept, failures; /* so far; `used` slots are left to Python */
+    Py_ssize_t aimed_at, aimed; /* slots that the headers below point to */
+    int unfinished;
+    double now;
+    struct mmsghdr headers[AT_ONCE];
+    struct iovec parts[AT_ONCE];
+    _Alignas(struct cmsghdr) uint8_t control[AT_ONCE][CONTROL];
+};
+
+static uint16_t read16(const uint8_t *from) { return (uint16_t)(from[0] << 8 | from[1]); }
+static uint32_t read32(const uint8_t *from) { return (uint32_t)read16(from) << 16 | read16(from + 2); }
+static uint64_t read64(const uint8_t *from) { return (uint64_t)read32(from) << 32 | read32(from + 4); }
+static void put16(uint8_t *to, int64_t value) { to[0] = (uint8_t)(value >> 8), to[1] = (uint8_t)value; }
+
+/* ---- from a socket into slots ---------------------------------------------------------------------------------- */
+
+static void aim(struct round *r, Py_ssize_t slot, int count)
+{
+    if (slot == r->aimed_at && count <= r->aimed)
+        return;
+    for (int i = 0; i < count; i++) {
+        r->parts[i] = (struct iovec){r->at.slots + (slot + i) * STRIDE + HEADROOM, SLOT};
+        r->headers[i].msg_hdr = (struct msghdr){
+            .msg_name = r->at.names + (slot + i) * NAME, .msg_namelen = NAME, .msg_iov = &r->parts[i],
+            .msg_iovlen = 1, .msg_control = r->control[i], .msg_controllen = CONTROL};
+    }
+    r->aimed_at = slot, r->aimed = count;
+}
+
+/* What the kernel said of one datagram goes to the arena, and its header is made ready for the next. */
+static void settle(struct round *r, int i, Py_ssize_t slot)
+{
+    struct msghdr *header = &r->headers[i].msg_hdr;
+    const struct cmsghdr *told = CMSG_FIRSTHDR(header);
+    struct timespec time;
+    if (told && told->cmsg_level == SOL_SOCKET && told->cmsg_type == SCM_TIMESTAMPNS &&
+        told->cmsg_len >= CMSG_LEN(sizeof time))
+        memcpy(&time, CMSG_DATA(told), sizeof time);
+    else
+        clock_gettime(CLOCK_REALTIME, &time);
+    r->at.length[slot] = r->headers[i].msg_len;
+    r->at.truncated[slot] = (header->msg_flags & MSG_TRUNC) != 0;
+    r->at.time_ns[slot] = (int64_t)time.tv_sec * NS + time.tv_nsec;
+    header->msg_namelen = NAME, header->msg_controllen = CONTROL;
+}
+
+/* All that waits in a socket, at most `limit` datagrams; `limit` slots are free from `slot`. */
+static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t limit)
+{
+    Py_ssize_t total = 0;
+    for (int retries = RETRIES; total < limit;) {
+        int asked = limit - total < AT_ONCE ? (int)(limit - total) : AT_ONCE;
+        aim(r, slot + total, asked);
+        int got = recvmmsg(fd, r->headers, (unsigned)asked, MSG_DONTWAIT, NULL);
+        if (got < 0) {
+            int transient = errno == ECONNREFUSED || errno == EINTR || errno == EHOSTUNREACH ||
+                            errno == ENETUNREACH || errno == ECONNRESET;
+            r->failures += !transient && errno != EAGAIN && errno != EWOULDBLOCK;
+            if (!transient || retries-- == 0)
+                return total;
+            continue;
+        }
+        for (int i = 0; i < got; i++)
+            settle(r, i, slot + total + i);
+        total += got;
+        if (got < asked)
+            break;
+    }
+    return total;
+}
+
+/* ---- what is plainly right ------------------------------------------------------------------------------------- */
+
+static int is_rtp(const uint8_t *packet, int64_t length)
+{
+    if (length < RTP_HEADER || packet[0] >> 6 != 2 || (packet[1] >= 192 && packet[1] <= 223))
+        return 0;
+    int64_t header = RTP_HEADER + 4 * (packet[0] & 15);
+    if (packet[0] & 0x10) {
+        if (header + 4 > length)
+            return 0;
+        header += 4 + 4 * read16(packet + header + 2);
+    }
+    int padded = packet[0] & 0x20, padding = padded ? packet[length - 1] : 0;
+    return header + padding <= length && (!padded || padding > 0);
+}
+
+static int is_from(const struct memory *at, Py_ssize_t stream, const uint8_t *name)
+{
+    uint16_t family;
+    memcpy(&family, name, sizeof family);
+    uint64_t high = 0, low = (uint64_t)0xFFFF << 32 | read32(name + 4);
+    if (family == AF_INET6)
+        high = read64(name + 8), low = read64(name + 16);
+    return low == at->low[stream] && high == at->high[stream] && read16(name + 2) == at->port[stream];
+}
+
+/* Whether all of `count` datagrams from `slot` are; then the stream's `row` is brought up to date. */
+static int tally(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_t count, struct reception *row)
+{
+    int64_t most = -MAX_MISORDER, highest = row->highest;
+    double rate = (double)row->rate / (double)NS;
+    if (!at->settled[stream] || at->secure[stream] || !row->started || row->ssrc != at->ssrc[stream])
+        return 0;
+    for (Py_ssize_t end = slot + count; slot < end; slot++) {
+        const uint8_t *packet = at->slots + slot * STRIDE + HEADROOM;
+        if (at->truncated[slot] || !is_rtp(packet, at->length[slot]) || read32(packet + 8) != row->ssrc ||
+            !at->payload_types[stream * PAYLOAD_TYPES + (packet[1] & 127)] ||
+            !is_from(at, stream, at->names + slot * NAME))
+            return 0;
+        int64_t ahead = (int16_t)(uint16_t)(read16(packet + 2) - (uint16_t)highest);
+        if (ahead >= MAX_DROPOUT || ahead < -MAX_MISORDER)
+            return 0;
+        most = ahead > most ? ahead : most;
+        uint32_t timestamp = read32(packet + 4);
+        double delay = (double)(at->time_ns[slot] - row->time_ns) * rate - (int32_t)(timestamp - row->timestamp);
+        row->jitter += ((delay < 0 ? -delay : delay) - row->jitter) / 16;
+        row->timestamp = timestamp, row->time_ns = at->time_ns[slot];
+    }
+    row->highest += most > 0 ? most : 0;
+    row->received += count;
+    return (at->slots[(slot - 1) * STRIDE + HEADROOM + 1] & 127) == row->payload_type;
+}
+
+/* ---- records --------------------------------------------------------------------------------------------------- */
+
+static int64_t sum16(const uint8_t *from, int64_t length)
+{
+    int64_t total = length % 2 ? from[length - 1] << 8 : 0;
+    for (int64_t i = 0; i + 1 < length; i += 2)
+        total += read16(from + i);
+    return total;
+}
+
+static int64_t inverted(int64_t total)
+{
+    total = (total & 0xFFFF) + (total >> 16);
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF;
+}
+
+static uint8_t *lay(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot, uint8_t *out)
+{
+    int six = at->six[stream], start = six ? 0 : START;
+    const uint8_t *name = at->names + slot * NAME, *datagram = at->slots + slot * STRIDE + HEADROOM;
+    int64_t length = at->length[slot], size = length + (six ? IPV6_HEADERS : IPV4_HEADERS);
+    int64_t total = at->sums[2 * stream];
+    memcpy(out, at->templates + 2 * stream * HEADROOM + start, (size_t)(HEADROOM - start));
+    int64_t seconds = at->time_ns[slot] / NS, rest = at->time_ns[slot] % NS;
+    memcpy(out, (uint32_t[]){(uint32_t)seconds, (uint32_t)rest, (uint32_t)size, (uint32_t)size}, RECORD_HEADER);
+    uint8_t *udp = out + (HEADROOM - start) - 8, *ip = out + RECORD_HEADER;
+    memcpy(udp, name + 2, 2);
+    put16(udp + 4, length + 8);
+    if (six) {
+        put16(ip + 4, length + 8);
+        memcpy(ip + 8, name + 8, 16);
+        total += 2 * (length + 8) + read16(name + 2) + sum16(name + 8, 16) + sum16(datagram, length);
+        int64_t checksum = inverted(total);
+        put16(udp + 6, checksum ? checksum : 0xFFFF);
+    } else {
+        put16(ip + 2, size);
+        memcpy(ip + 12, name + 4, 4);
+        put16(ip + 10, inverted(total + size + read16(name + 4) + read16(name + 6)));
+    }
+    memcpy(udp + 8, datagram, (size_t)length);
+    return udp + 8 + length;
+}
+
+/* Count and lay the datagrams of one RTP socket; 0 when Python must look at them, and then nothing has changed. */
+static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_t count)
+{
+    const struct memory *at = &r->at;
+    struct reception row = at->reception[stream];
+    int64_t octets = 0, last = slot + count - 1;
+    if (!tally(at, stream, slot, count, &row))
+        return 0;
+    for (Py_ssize_t each = slot; each <= last; each++)
+        octets += at->length[each];
+    if (octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->room - r->laid)
+        return 0;
+    at->reception[stream] = row;
+    at->last_ns[stream] = at->time_ns[last];
+    at->last_at[stream] = r->now;
+    if (!at->writing[stream]) {
+        at->paused[stream] += count;
+        return 1;
+    }
+    if (at->first_ns[stream] == 0)
+        at->first_ns[stream] = at->time_ns[slot];
+    at->accepted[stream] += count;
+    at->octets[stream] += octets;
+    uint8_t *out = at->out + r->laid;
+    for (Py_ssize_t each = slot; each <= last; each++)
+        out = lay(at, stream, each, out);
+    r->laid = out - at->out;
+    r->kept += count;
+    return 1;
+}
+
+static void drain_group(struct round *r, Py_ssize_t begin)
+{
+    r->at.ends[0] = 0;
+    for (; r->visited < r->visits && begin + r->visited < r->sockets && r->read < r->slots; r->visited++) {
+        Py_ssize_t limit = r->slots - r->read < PER_SOCKET ? r->slots - r->read : PER_SOCKET;
+        Py_ssize_t got = empty(r, r->at.sockets[begin + r->visited], r->used, limit);
+        int64_t kind = r->at.kinds[begin + r->visited];
+        int done = got == 0 || (!(kind & 1) && kind >= 0 && kind >> 1 < r->streams && finish(r, kind >> 1, r->used, got));
+        r->read += got;
+        r->used += done ? 0 : got;
+        r->at.counts[r->visited] = done ? 0 : got;
+        r->at.ends[r->visited + 1] = r->laid;
+        r->unfinished = r->read == r->slots && got < PER_SOCKET;
+    }
+}
+
+static PyObject *drain(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    struct round r;
+    Py_buffer views[ARRAYS];
+    PyObject *arrays, *answer = NULL;
+    Py_ssize_t begin;
+    int taken = 0, fit = 1;
+    memset(&r, 0, offsetof(struct round, headers));
+    if (!PyArg_ParseTuple(arguments, "O!nd", &PyTuple_Type, &arrays, &begin, &r.now))
+        return NULL;
+    if (PyTuple_Size(arrays) != ARRAYS)
+        return PyErr_Format(PyExc_ValueError, "%d arrays are needed", ARRAYS);
+    while (taken < ARRAYS && PyObject_GetBuffer(PyTuple_GetItem(arrays, taken), &views[taken], PyBUF_WRITABLE) == 0)
+        taken++;
+    if (taken == ARRAYS) {
+        r.slots = views[BY_SLOT].len / sizes[BY_SLOT], r.streams = views[BY_STREAM].len / sizes[BY_STREAM];
+        r.sockets = views[BY_SOCKET].len / sizes[BY_SOCKET], r.room = views[OUT].len;
+        r.visits = views[BY_VISIT].len / sizes[BY_VISIT];
+        for (int i = 0; i < ARRAYS; i++) {
+            Py_ssize_t count = i < BY_STREAM ? r.slots : i < BY_SOCKET ? r.streams : i < BY_VISIT ? r.sockets : r.visits;
+            fit = fit && (i == OUT || views[i].len == (count + (i == BY_VISIT + 1)) * sizes[i]);
+            memcpy((char *)&r.at + (size_t)i * sizeof(void *), &views[i].buf, sizeof(void *));
+        }
+        if (fit && begin >= 0) {
+            Py_BEGIN_ALLOW_THREADS
+            drain_group(&r, begin);
+            Py_END_ALLOW_THREADS
+            answer = Py_BuildValue("(nnnnni)", r.visited, r.used, r.laid, r.kept, r.failures, r.unfinished);
+        } else
+            PyErr_SetString(PyExc_ValueError, "arrays of unequal length");
+    }
+    while (taken--)
+        PyBuffer_Release(&views[taken]);
+    return answer;
+}
+
+static PyMethodDef methods[] = {{"drain", drain, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, 0, methods, slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&module); }

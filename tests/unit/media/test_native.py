@@ -1,0 +1,213 @@
+"""The C extension by itself: what it finishes, what it leaves to Python, and what it never does."""
+
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siprec.media import arena, pcap, receive, reception, tiers
+from siprec.media.arena import HEADROOM, Arena
+from siprec.media.exchange import Exchange, Identity
+from siprec.media.ports import PortPool
+from siprec.media.reception import Heard, follow
+from siprec.media.source import Source, SourcePolicy
+from siprec.media.streams import Stream, StreamTable, origin
+from siprec.media.writer import CaptureFile
+from siprec.rtp import packets, sequence
+
+if "native" not in tiers.available():
+    pytest.skip("the C extension was not built", allow_module_level=True)
+
+from siprec.media import _native
+from siprec.media.native import NativeReceiver
+
+SLOTS = 64
+
+
+class Line:
+    """One settled stream and its sender."""
+
+    def __init__(self, host: str, stack: ExitStack, *, slots: int = SLOTS) -> None:
+        pool = PortPool(host, 42_100, 42_199)
+        stack.callback(pool.close)
+        self.pair = pool.acquire(0.0)
+        stack.callback(self.pair.close)
+        self.sender = stack.enter_context(socket.socket(self.pair.rtp.family, socket.SOCK_DGRAM))
+        self.sender.bind((host, 0))
+        self.sender.connect((host, self.pair.port))
+        self.source: tuple[str, int] = self.sender.getsockname()[:2]
+        self.table = StreamTable()
+        file = CaptureFile.__new__(CaptureFile)  # no disk here: only records are laid
+        self.stream = Stream(0, self.pair, Source(SourcePolicy.ADDRESS), file, host, Exchange(Identity()))
+        self.table.add(self.stream, writing=True)
+        self.table.set_payload_types(self.stream, frozenset({0}))
+        self.stream.source.remote = self.stream.source.locked = origin(self.source)
+        self.stream.source.ssrc = 5
+        self.table.follow(self.stream)
+        self.receiver = NativeReceiver(Arena(slots), self.table)
+        follow(self.table.reception[0], Heard(99, 99 * 160, 5, 0, 8000, 1))
+        self.row = self.table.reception[0].copy()
+
+    def send(self, count: int, *, size: int = 160, first: int = 100, head: int = 0x80) -> list[bytes]:
+        sent = []
+        for number in range(first, first + count):
+            packet = packets.build(0, number, timestamp=number * 160, ssrc=5, payload=bytes([number & 0xFF]) * size)
+            sent.append(bytes([head]) + packet[1:])
+            self.sender.send(sent[-1])
+        return sent
+
+    def fill(self, *, kind: int = 0) -> receive.Fill:
+        return self.receiver.fill(receive.Sockets([self.pair.rtp], [kind]), 0)
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def line(request: pytest.FixtureRequest) -> Iterator[Line]:
+    with ExitStack() as stack:
+        yield Line(request.param, stack)
+
+
+def laid(fill: receive.Fill) -> receive.Laid:
+    assert fill.laid is not None
+    return fill.laid
+
+
+def times(data: bytes, size: int) -> list[int]:
+    """Arrival times of records of `size` bytes."""
+    heads = np.frombuffer(data, "<u4").reshape(-1, size // 4)
+    return [int(seconds) * 1_000_000_000 + int(rest) for seconds, rest in heads[:, :2].tolist()]
+
+
+def test_plain_packets_are_laid_and_counted_and_none_is_left(line: Line) -> None:
+    sent = line.send(10)
+    fill = line.fill()
+    assert (fill.counts, fill.used, fill.unfinished) == ([0], 0, False)
+    data = laid(fill).data.tobytes()
+    stamps = times(data, len(data) // 10)
+    destination = (line.pair.address, line.pair.port)
+    expected = [
+        pcap.record(stamp, each, source=line.source, destination=destination)
+        for stamp, each in zip(stamps, sent, strict=True)
+    ]
+    assert data == b"".join(expected)
+    assert (laid(fill).ends.tolist(), laid(fill).packets) == ([0, len(data)], 10)
+    counters = line.table.counters(line.stream)
+    assert (counters.accepted, counters.octets) == (10, 1720)
+    assert (counters.first_packet_ns, counters.last_packet_ns) == (stamps[0], stamps[-1])
+
+
+def test_the_reception_is_as_if_each_packet_had_been_followed(line: Line) -> None:
+    line.send(4)
+    line.send(3, first=102)  # some again
+    line.send(10, first=110)
+    data = laid(line.fill()).data.tobytes()
+    numbers = [*range(100, 104), *range(102, 105), *range(110, 120)]
+    for number, stamp in zip(numbers, times(data, len(data) // len(numbers)), strict=True):
+        follow(line.row, Heard(number, number * 160, 5, 0, 8000, stamp))
+    row = line.table.reception[0]
+    assert row["jitter"] == pytest.approx(float(line.row["jitter"]), rel=1e-9)
+    assert row["jitter"] > 0
+    row["jitter"] = line.row["jitter"]
+    assert row == line.row
+
+
+def test_while_paused_packets_are_counted_and_not_laid(line: Line) -> None:
+    line.table.writing[0] = False
+    line.send(3)
+    assert line.fill() == receive.Fill([0], 0, False)
+    assert (line.table.paused[0], line.table.accepted[0], line.table.first_ns[0]) == (3, 0, 0)
+    assert line.table.reception[0]["received"] == line.row["received"] + 3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda line: line.sender.send(b""),
+        lambda line: line.send(1, size=arena.SLOT),
+        lambda line: line.send(1, head=0x90),
+        lambda line: line.send(1, first=4000),
+        lambda line: line.table.settled.fill(False),
+        lambda line: line.table.secure.fill(True),
+        lambda line: line.table.ssrc.fill(6),
+        lambda line: line.table.port.fill(9),
+        lambda line: line.table.high.fill(9),
+        lambda line: line.table.low.fill(9),
+        lambda line: line.table.payload_types.fill(False),
+        lambda line: line.table.reception.fill(0),
+    ],
+)
+def test_what_takes_thought_is_left_and_nothing_is_counted(line: Line, spoil: object) -> None:
+    line.send(3)
+    spoil(line)  # type: ignore[operator]
+    before = line.table.reception[0].copy()
+    fill = line.fill()
+    assert fill.laid is None
+    assert fill.used == fill.counts[0] >= 3
+    assert line.table.counters(line.stream).accepted == 0
+    assert line.table.reception[0] == before
+
+
+@pytest.mark.parametrize("kind", [1, 2 * 64, 1 << 40, -2])
+def test_rtcp_and_streams_that_the_table_has_not_are_left(line: Line, kind: int) -> None:
+    line.send(3)
+    assert line.fill(kind=kind) == receive.Fill([3], 3, False)
+
+
+def test_a_slot_of_the_longest_datagram_is_filled_to_its_end_and_not_beyond(line: Line) -> None:
+    (sent,) = line.send(1, size=arena.SLOT - packets.FIXED_HEADER)
+    assert laid(line.fill()).data.tobytes().endswith(sent)
+    assert line.receiver.arena.rows[1:].max() == 0
+    assert line.receiver.arena.rows[0, HEADROOM:].tobytes() == sent
+
+
+def test_an_arena_of_one_slot_takes_one_datagram_at_a_time() -> None:
+    with ExitStack() as stack:
+        line = Line("127.0.0.1", stack, slots=1)
+        line.send(3)
+        fills = [line.fill() for _ in range(4)]
+    assert [laid(each).packets if each.laid else 0 for each in fills] == [1, 1, 1, 0]
+    assert [each.unfinished for each in fills] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("place", range(28))
+def test_arrays_of_another_length_are_refused(line: Line, place: int) -> None:
+    arrays = list(line.receiver._arrays(receive.Sockets([line.pair.rtp], [0])))
+    arrays[place] = np.zeros(arrays[place].nbytes + 1, np.uint8)
+    if place == 27:  # the room for records may be of any size
+        assert _native.drain(tuple(arrays), 0, 0.0)[0] == 1
+        return
+    with pytest.raises(ValueError, match="unequal length"):
+        _native.drain(tuple(arrays), 0, 0.0)
+
+
+def test_what_finds_no_room_is_left(line: Line) -> None:
+    line.send(3)
+    arrays = list(line.receiver._arrays(receive.Sockets([line.pair.rtp], [0])))
+    arrays[27] = np.zeros(500, np.uint8)
+    assert _native.drain(tuple(arrays), 0, 0.0) == (1, 3, 0, 0, 0, False)
+    assert not arrays[27].any()
+
+
+def test_arguments_are_checked(line: Line) -> None:
+    arrays = line.receiver._arrays(receive.Sockets([line.pair.rtp], [0]))
+    with pytest.raises(ValueError, match="28 arrays"):
+        _native.drain(arrays[:-1], 0, 0.0)
+    with pytest.raises(ValueError, match="unequal length"):
+        _native.drain(arrays, -1, 0.0)
+    with pytest.raises(BufferError):
+        _native.drain((b"read-only", *arrays[1:]), 0, 0.0)  # type: ignore[arg-type]
+    assert _native.drain(arrays, 1, 0.0)[0] == 0
+
+
+def test_it_lives_by_the_same_numbers_as_the_rest() -> None:
+    """They are written twice; which array is how long is checked at every call."""
+    source = Path(arena.__file__).with_name("_native.c").read_text()
+    theirs = {name: int(value) for name, value in re.findall(r"(\b[A-Z][A-Z0-9_]+) = (\d+)", source)}
+    for place in (arena, receive, reception, sequence, pcap):
+        for name in theirs.keys() & vars(place).keys():
+            assert theirs.pop(name) == getattr(place, name), name
+    private = {"PAYLOAD_TYPES", "AT_ONCE", "CONTROL", "RTP_HEADER", "NS", "BY_STREAM", "BY_SOCKET", "BY_VISIT", "OUT"}
+    assert theirs.keys() == private

@@ -7,6 +7,7 @@ JSON line per figure to stdout.
     scripts/bench capture                           CPU of capturing RTP to disk, 200 to 4000 streams (3 minutes)
     scripts/bench capture --streams 2000 --rounds 5 one number of streams, a steadier median
     scripts/bench render                            CPU of rendering a 5-minute call, memory for one of 24 hours
+    scripts/bench store                             operations a second, memory, disk of each session store (1 minute)
     scripts/bench whole                             SIP, RTP and rendering together, 100 to 2000 calls (5 minutes)
     scripts/bench whole --limit                     and on until they are too many
     scripts/bench all > figures.jsonl               everything, for keeping
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.load import bench_capture, bench_render, bench_whole, machine
+from tests.load import bench_capture, bench_render, bench_store, bench_whole, machine
 
 Figure = dict[str, Any]
 
@@ -39,6 +40,7 @@ class Bench:
 BENCHES = {
     "capture": Bench("CPU of capturing RTP to disk, by number of streams", bench_capture.configure, bench_capture.run),
     "render": Bench("CPU and memory of rendering a call to audio", bench_render.configure, bench_render.run),
+    "store": Bench("what a session in a store costs, by kind of store", bench_store.configure, bench_store.run),
     "whole": Bench("SIP, RTP and rendering together, by number of calls", bench_whole.configure, bench_whole.run),
 }
 

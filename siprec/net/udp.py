@@ -10,6 +10,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 
 from siprec.net.address import bare, bound_socket, family_of, is_wildcard, sendable
 from siprec.net.signalling import Pump
@@ -22,6 +23,8 @@ BATCH = 64
 RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
 # Datagrams waiting for a full socket to drain; SIP repeats what is lost, so the rest is dropped and counted.
 MAX_QUEUED = 1024
+# Flows known by their addresses: transactions and dialogs hold them for long, and a peer's all share one.
+MAX_FLOWS = 1024
 
 _IP_PKTINFO = 8  # linux/in.h; the socket module lacks it before Python 3.14
 _PKTINFO4 = struct.Struct("=i4s4s")  # interface, local address, destination in the header
@@ -101,7 +104,7 @@ class UdpListener:
         local = self._destination(ancillary) if self._wildcard else self._host
         if local is not None and remote[1]:
             # The scope of a link-local source is needed to answer it.
-            flow = Flow("udp", (local, self._port), (source[0], source[1]))
+            flow = _flow(local, self._port, source[0], source[1])
             self._pump.receive(bytes(self._buffer[:length]), flow)
 
     def _writable(self) -> None:
@@ -172,6 +175,11 @@ class UdpListener:
         if self._socket.family == socket.AF_INET:
             return [(socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(0, packed, bytes(4)))]
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO6.pack(packed, 0))]
+
+
+@lru_cache(maxsize=MAX_FLOWS)
+def _flow(host: str, port: int, remote: str, remote_port: int) -> Flow:
+    return Flow("udp", (host, port), (remote, remote_port))
 
 
 def source_address(remote: tuple[str, int]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +17,7 @@ from siprec.errors import MetadataError, NotFound, StoreError
 from siprec.metadata import extensions, xml
 from siprec.metadata.model import Recording
 from siprec.recorder.call import Call
+from siprec.recorder.ended import Ended, EndedDialogs
 from siprec.recorder.facilities import Facilities
 from siprec.session import bodies, headers
 from siprec.session.admission import RecordingSource
@@ -31,27 +31,11 @@ from siprec.store.base import Index, SessionRecord, dialog_key, external_key
 STORE_SECONDS = 0.3
 """How long an answer may wait for the store; a timeout is the store's failure, never "no such session"."""
 
-TOMBSTONE_SECONDS = 600.0
-"""How long the end of a session is remembered: a proxy's or SRC's last try comes within minutes."""
-
 LOOKUPS_LIMIT = 16
 """Ids of an INVITE that are looked up: one session and a few external ids are usual."""
 
 CANDIDATES_LIMIT = 16
 """Sessions under one id that are looked at; two recordings of a call, and their earlier tries, are usual."""
-
-TOMBSTONES_LIMIT = 20_000
-"""Ended dialogs remembered; at 30 calls a second ten minutes' worth."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What is left of a session that is over."""
-
-    session_id: str
-    identity: str
-    by_src: bool
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +85,21 @@ class Recovery:
         self._by_dialog = by_dialog
         self._adopt = adopt
         self._accept_unknown = accept_unknown
-        self._ended: OrderedDict[DialogKey, Ended] = OrderedDict()
+        self._ended = EndedDialogs()
 
     def bury(self, call: Call) -> None:
         """Remember how a session ended, so that Replaces naming it is answered rightly."""
         data = call.data
+        ended = Ended.of(data.session_id, data.identity, by_src=data.ended_by_src)
         for each in call.record.dialogs:
-            ended = Ended(data.session_id, data.identity, by_src=data.ended_by_src, at=clock.monotonic())
-            self._ended[each.dialog.key] = ended
-            self._ended.move_to_end(each.dialog.key)
-        while self._ended and (
-            len(self._ended) > TOMBSTONES_LIMIT or self._oldest() < clock.monotonic() - TOMBSTONE_SECONDS
-        ):
-            self._ended.popitem(last=False)
+            self._ended.add(each.dialog.key, ended, clock.monotonic())
 
     async def replaced(self, replaces: Replaces, source: RecordingSource) -> Found | Refused | Anew:
         """What Replaces comes to: the session to carry on, an error, or a new recording."""
         call = self._by_dialog.get(replaces.key)
         if call is not None:
             return await self._judge(call.record, replaces, source)
-        ended = self._ended.get(replaces.key)
+        ended = self._ended.get(replaces.key, clock.monotonic())
         if ended is not None:
             return self._buried(ended, source)
         try:
@@ -142,7 +121,7 @@ class Recovery:
             return Refused(481, "the dialog is early, and not one that we began")
         if record.ended is not None or not call.live:
             by_src = call.ended_by_src if record.ended is None else record.ended == "bye"
-            return self._buried(Ended(call.session_id, call.identity, by_src=by_src, at=0.0), source)
+            return self._buried(Ended.of(call.session_id, call.identity, by_src=by_src), source)
         if call.identity != source.name:
             return Refused(403, "the dialog belongs to another identity")
         if replaces.early_only:
@@ -154,7 +133,7 @@ class Recovery:
     def _buried(self, ended: Ended, source: RecordingSource) -> Refused | Anew:
         if ended.by_src:
             return Refused(603, "the dialog was ended by BYE")
-        if ended.identity != source.name:
+        if not ended.belonged_to(source.name):
             return Refused(403, "the dialog belonged to another identity")
         # 603 would stop a proxy from trying others; it was us who gave the session up.
         return Anew(continues=ended.session_id)
@@ -227,9 +206,6 @@ class Recovery:
                 with contextlib.suppress(NotFound):
                     records.append(call.record if call is not None else await self._use.store.load(session_id))
         return records
-
-    def _oldest(self) -> float:
-        return next(iter(self._ended.values())).at
 
 
 def _read(part: BodyPart) -> Recording | None:

@@ -1,7 +1,7 @@
 """What the server and the client half of an endpoint share: dialogs, timers, what is to go out."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from siprec.sip.uac import ClientTransaction
 
 # A finished server transaction stays 32 s (timers H, J, L): 50 000 are two per call at 780 calls a second, and at
-# about 4 kB each (the answer kept for repetition) 200 MB.
+# under 2 kB each (the answer kept for repetition) 100 MB.
 MAX_SERVER_TRANSACTIONS = 50_000
 # Requests in a dialog are let in up to a quarter above the limit: a BYE refused for load would only come again.
 IN_DIALOG_SHARE = 4
@@ -58,15 +58,17 @@ class Identity:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ServerTransaction(Transaction):
-    """A request of the peer's. `request` is dropped with the final response, as only `packet` is needed then."""
+    """A request of the peer's. `request`, `echo` and `record` are dropped with the final response, as only `packet` is
+    needed then.
+    """
 
     request: Request | None
     method: str
     cseq: int
     source: Flow  # where the request came from; `flow` is where the response goes
-    echo: list[tuple[str, str]]  # Via, From, To with our tag, Call-ID, CSeq
+    echo: Sequence[tuple[str, str]]  # Via, From, To with our tag, Call-ID, CSeq
     local_tag: str
-    merge_key: tuple[str, ...]
+    merge_key: int  # hash of `reply.merge_key`
     record: "Record | None" = None
     rseq: int = 0
     unacknowledged: "Retransmission | None" = None  # a reliable provisional response

@@ -154,3 +154,9 @@ def response(status: int, lines: Sequence[tuple[str, str]], *, reason: str | Non
 def sent_by(flow: Flow) -> str:
     """Our host and port as a Via or Contact shows them."""
     return f"{format_host(flow.local[0])}:{flow.local[1]}"
+
+
+def own_contact(flow: Flow) -> str:
+    """The Contact value by which we are reached where a request came in."""
+    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
+    return f"<sip:{sent_by(flow)}{transport}>"

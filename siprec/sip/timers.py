@@ -29,6 +29,10 @@ class Timings:
         return 64 * self.t1
 
 
+def _nothing(_: float) -> None:
+    """What a stopped timer does."""
+
+
 class Timer:
     """A running timer."""
 
@@ -62,6 +66,7 @@ class TimerQueue:
         if not timer.live:
             return
         timer.live = False
+        timer.action = _nothing  # it may stay in the heap for minutes: what it would have acted on must not
         self._dead += 1
         if self._dead > COMPACT_FROM and self._dead * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].live]

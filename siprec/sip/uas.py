@@ -13,13 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from siprec.sip.checks import (
-    DIALOG_CHECKS,
-    DIALOG_METHODS,
-    REQUEST_CHECKS,
-    Refusal,
-    required,
-)
+from siprec.sip.checks import DIALOG_CHECKS, DIALOG_METHODS, REQUEST_CHECKS, Refusal, required
 from siprec.sip.core import (
     IN_DIALOG_SHARE,
     RETRY_SECONDS,
@@ -42,7 +36,7 @@ from siprec.sip.events import (
 from siprec.sip.flow import Flow, Outgoing
 from siprec.sip.grammar import format_host
 from siprec.sip.message import Request
-from siprec.sip.reply import echo, merge_key, reply_flow, response, sent_by, server_key
+from siprec.sip.reply import echo, merge_key, own_contact, reply_flow, response, server_key
 from siprec.sip.transaction import (
     INVITE_SERVER,
     SERVER,
@@ -83,7 +77,7 @@ class UserAgentServer:
         self._admission = admission
         self._ask_unknown = ask_unknown
         self._tag_key = core.token().encode()[:64]
-        self._merged: dict[tuple[str, ...], ServerTransaction] = {}
+        self._merged: dict[int, ServerTransaction] = {}  # by hash: a tenth of the key, and nobody can forge one
         self._held: dict[str, Reply] = {}
         self.transactions: TransactionLayer[ServerTransaction] = TransactionLayer(
             timings=core.timings,
@@ -149,7 +143,7 @@ class UserAgentServer:
     def _outside(self, request: Request, flow: Flow, now: float) -> None:
         if request.method in DIALOG_METHODS:
             self.refuse(request, flow, Refusal(481))
-        elif merge_key(request) in self._merged:
+        elif hash(merge_key(request)) in self._merged:
             self.refuse(request, flow, Refusal(482))
         elif (overload := self._overload(request, flow, now)) is not None:
             self.refuse(request, flow, overload)
@@ -180,7 +174,7 @@ class UserAgentServer:
             source=flow,
             echo=echo(request, flow, tag),
             local_tag=tag,
-            merge_key=merge_key(request),
+            merge_key=hash(merge_key(request)),
         )
         self.transactions.add(transaction, now)
         self._merged[transaction.merge_key] = transaction
@@ -307,7 +301,10 @@ class UserAgentServer:
         if transaction is None or transaction.finished:
             return None
         self._reply(transaction, reply, now)
-        return transaction.record.dialog if transaction.record else None
+        record = transaction.record
+        if transaction.finished:
+            transaction.record = None  # the dialog may be over long before repetitions of this are
+        return record.dialog if record else None
 
     def dialog_of(self, transaction_id: str, contact: str) -> Dialog | None:
         """See `Endpoint.dialog_of`."""
@@ -346,9 +343,9 @@ class UserAgentServer:
             method="INVITE",
             cseq=last.cseq,
             source=dialog.flow,
-            echo=[],
+            echo=(),
             local_tag=dialog.local_tag,
-            merge_key=(last.from_tag, dialog.call_id, str(last.cseq), "INVITE"),
+            merge_key=hash((last.from_tag, dialog.call_id, str(last.cseq), "INVITE")),
             record=record,
         )
         self.transactions.add(transaction, now, Cell(State.ACCEPTED, (Effect.SEND, Effect.START_L)))
@@ -454,6 +451,9 @@ class UserAgentServer:
         record = transaction.record
         if record is not None and record.dialog.state == "early" and transaction.method == "INVITE":
             self._end(record, DialogEnded(record.dialog, "refused"))
+        elif record is None and transaction.method != "INVITE" and request.to.tag is not None:
+            # A dialog named in vain leaves nothing behind: a repetition is judged anew, and has the same tag (8.2.7).
+            self.transactions.drop(transaction, now)
 
     def _send(
         self, transaction: ServerTransaction, what: Input, lines: list[tuple[str, str]], reply: Reply, now: float
@@ -503,7 +503,7 @@ class UserAgentServer:
         if transaction.record is None:
             self._attach(transaction, record)
         if reply.contact or not record.dialog.contact:
-            record.dialog.contact = reply.contact or _own_contact(transaction.source)
+            record.dialog.contact = reply.contact or own_contact(transaction.source)
         return record
 
     def _attach(self, transaction: ServerTransaction, record: Record) -> None:
@@ -550,6 +550,8 @@ class UserAgentServer:
     def _finish(self, transaction: ServerTransaction) -> None:
         """The final response is out: only its bytes are needed from here on."""
         transaction.request = None
+        transaction.echo = ()
+        self.transactions.retire(transaction)
         record = transaction.record
         if record is not None and record.incoming.get(transaction.method) is transaction:
             del record.incoming[transaction.method]
@@ -584,11 +586,6 @@ def _dialog(transaction: ServerTransaction, request: Request) -> Dialog:
         route_set=request.headers.values("Record-Route"),
         remote_cseq=transaction.cseq,
     )
-
-
-def _own_contact(flow: Flow) -> str:
-    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-    return f"<sip:{sent_by(flow)}{transport}>"
 
 
 def _rack(request: Request) -> tuple[int, int, str] | None:

@@ -24,7 +24,7 @@ TOMBSTONE_SECONDS = 600.0
 """How long an ended session is told from an unknown one: any SRC that fails over does so within minutes."""
 
 TOMBSTONE_LIMIT = 20_000
-"""Tombstones kept at most, about 20 MB: 33 calls ending each second for all of `TOMBSTONE_SECONDS`."""
+"""Tombstones kept at most, about 20 MB with their keys: 33 calls ending each second for all of `TOMBSTONE_SECONDS`."""
 
 FIND_LIMIT = 32
 """Sessions looked at for one key: the rules ask for exactly one, and a peer may give all its calls the same id."""

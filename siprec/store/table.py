@@ -40,8 +40,14 @@ class Change:
 
 @dataclass(slots=True)
 class _Entry:
+    """`hashes`: of its keys; of a row that has ended they are found again when it goes."""
+
     row: Row
     hashes: tuple[int, ...]
+
+    def filed(self) -> tuple[int, ...]:
+        """Hashes that the row is found under."""
+        return _hashes(codec.keys(self.row)) if self.row.ended else self.hashes
 
 
 class Table:
@@ -133,8 +139,7 @@ class Table:
         known = self.row(session_id)
         if known is None or known.ended:
             return None
-        row = replace(known, ended=reason, state="ended", version=known.version + 1, sdp=b"", xml=b"")
-        return self._keep(row)
+        return self._keep(codec.bury(known, reason))
 
     def restore(self, rows: Iterable[Row]) -> int:
         """Take rows as they were kept elsewhere; returns how many of them are unreadable and left out."""
@@ -155,7 +160,7 @@ class Table:
         entry = self._entries.pop(session_id, None)
         if entry is None:
             return frozenset()
-        self._forget(session_id, entry.hashes)
+        self._forget(session_id, entry.filed())
         return codec.keys(entry.row)
 
     def _keep(self, row: Row) -> Change:
@@ -177,17 +182,17 @@ class Table:
     def _file(self, row: Row, known: _Entry | None) -> tuple[frozenset[IndexKey], bool]:
         """Bring the index up to date for a row that replaces `known`: the keys that are gone, whether any changed."""
         keys = codec.keys(row)
-        hashes = tuple(sorted(map(hash, keys)))
-        if known is not None and known.hashes == hashes:
+        hashes = _hashes(keys)
+        if known is not None and known.filed() == hashes and bool(row.ended) == bool(known.row.ended):
             known.row = row
             return frozenset(), False
         gone: frozenset[IndexKey] = frozenset()
         if known is not None:
             gone = codec.keys(known.row) - keys
-            self._forget(row.session_id, known.hashes)
+            self._forget(row.session_id, known.filed())
         for each in hashes:
             self._enter(each, row.session_id)
-        self._entries[row.session_id] = _Entry(row, hashes)
+        self._entries[row.session_id] = _Entry(row, () if row.ended else hashes)
         return gone, True
 
     def _enter(self, key: int, session_id: str) -> None:
@@ -216,6 +221,10 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         return (each.row for each in list(self._entries.values()))
+
+
+def _hashes(keys: Iterable[IndexKey]) -> tuple[int, ...]:
+    return tuple(sorted(map(hash, keys)))
 
 
 def _same_keys(row: Row, old: Row) -> bool:

@@ -1,5 +1,7 @@
 """What the endpoint answers by itself, and what it hands to its user."""
 
+import gc
+import tracemalloc
 from collections.abc import Iterable
 
 import pytest
@@ -27,6 +29,7 @@ SRC = ("192.0.2.1", 5060)
 SRS = ("192.0.2.2", 5060)
 UDP = Flow("udp", SRS, SRC)
 COOKIE = "z9hG4bK"
+SETTLED, SETTLED_BYTES = 1000, 2000
 
 
 def request(
@@ -668,6 +671,39 @@ def test_an_unknown_dialog_may_be_asked_for() -> None:
     assert isinstance(event, UnknownDialog)
     second.endpoint.admit(event.transaction, now=0.0)
     assert [message.status for message in second.sent() if isinstance(message, Response)] == [481]
+
+
+def test_a_guessed_dialog_leaves_no_state_and_is_judged_anew() -> None:
+    bob = Bob(ask_unknown=True)
+    for _ in range(2):
+        assert bob.get(request("BYE", to_tag="guess")) == []
+        (event,) = bob.events()
+        assert isinstance(event, UnknownDialog)
+        (answer,) = bob.respond(event.transaction, 481)
+        assert isinstance(answer, Response)
+        assert (answer.status, answer.to.tag) == (481, "guess")
+        assert bob.endpoint.running() == 0
+
+
+def test_an_answered_request_is_kept_as_the_bytes_of_its_answer() -> None:
+    """A repetition needs no more, and tens of thousands are kept for 32 s."""
+    bob = Bob()
+    body = b"x" * 10_000
+    for number in range(SETTLED):
+        bob.get(request("OPTIONS", branch=f"b{number}", call_id=str(number), body=body))
+        bob.respond(bob.asked().transaction, 200)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(SETTLED, 2 * SETTLED):
+            bob.get(request("OPTIONS", branch=f"b{number}", call_id=str(number), body=body))
+            bob.respond(bob.asked().transaction, 200)
+        gc.collect()
+        each = tracemalloc.get_traced_memory()[0] / SETTLED
+    finally:
+        tracemalloc.stop()
+    assert bob.endpoint.running() == 2 * SETTLED
+    assert each < SETTLED_BYTES
 
 
 def test_an_invite_of_an_unknown_dialog_may_make_one_with_the_peers_tags() -> None:

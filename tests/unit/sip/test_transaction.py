@@ -1,5 +1,6 @@
 """The four transaction tables: walked whole, then timed."""
 
+import weakref
 from collections.abc import Callable
 from itertools import product
 
@@ -280,3 +281,19 @@ def test_stopped_timers_do_not_pile_up(stopped: int) -> None:
     assert len(queue) == len(kept)
     assert len(queue._heap) == (len(kept) if stopped > COMPACT_FROM else len(kept) + stopped)
     assert queue.deadline() == 9.0
+
+
+def test_a_stopped_timer_holds_on_to_nothing() -> None:
+    """It may stay in the heap for minutes, and what it would have acted on is over."""
+    queue, fired = TimerQueue(), []
+
+    def act(now: float) -> None:
+        fired.append(now)
+
+    held = weakref.ref(act)
+    timer = queue.start(170.0, act)
+    del act
+    queue.stop(timer)
+    assert held() is None
+    assert queue.deadline() is None
+    assert not fired

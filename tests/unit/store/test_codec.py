@@ -69,6 +69,17 @@ def test_a_record_is_about_a_kilobyte() -> None:
     assert len(row.core) < 1024
 
 
+def test_of_an_ended_session_a_few_hundred_bytes_are_left() -> None:
+    row = codec.bury(codec.encode(record(1), "boot-1"), "bye")
+    assert len(row.core) + len(row.sdp) + len(row.xml) < 400
+    assert {key for key in codec.keys(codec.encode(record(1), "boot-1")) if key[0] != "media"} == codec.keys(row)
+
+
+def test_a_broken_row_cannot_be_buried() -> None:
+    with pytest.raises(Unreadable):
+        codec.bury(replace(codec.encode(record(1), "boot-1"), core=_body({"call": {}})), "bye")
+
+
 def test_fields_of_a_later_version_are_passed_over() -> None:
     row = codec.encode(record(1), "boot")
     core = _core(row)

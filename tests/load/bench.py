@@ -10,6 +10,7 @@ JSON line per figure to stdout.
     scripts/bench store                             operations a second, memory, disk of each session store (1 minute)
     scripts/bench whole                             SIP, RTP and rendering together, 100 to 2000 calls (5 minutes)
     scripts/bench whole --limit                     and on until they are too many
+    scripts/bench signalling                        calls a second, CPU of each, by store; overload (2 minutes)
     scripts/bench all > figures.jsonl               everything, for keeping
 """
 
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.load import bench_capture, bench_render, bench_store, bench_whole, machine
+from tests.load import bench_capture, bench_render, bench_signalling, bench_store, bench_whole, machine
 
 Figure = dict[str, Any]
 
@@ -42,6 +43,11 @@ BENCHES = {
     "render": Bench("CPU and memory of rendering a call to audio", bench_render.configure, bench_render.run),
     "store": Bench("what a session in a store costs, by kind of store", bench_store.configure, bench_store.run),
     "whole": Bench("SIP, RTP and rendering together, by number of calls", bench_whole.configure, bench_whole.run),
+    "signalling": Bench(
+        "calls a second on one core, CPU of each call, by store; what twice as many do",
+        bench_signalling.configure,
+        bench_signalling.run,
+    ),
 }
 
 

@@ -69,6 +69,8 @@ def get(**context: Any) -> Logger:
 def tame(text: str, limit: int = FIELD_LIMIT) -> str:
     """`text` with control characters escaped and cut to `limit` characters; safe in a log line or on a terminal."""
     kept = text if len(text) <= limit else text[: limit - 1] + "…"
+    if kept.isprintable():
+        return kept
     return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in kept)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,9 @@ class Manifest:
     schema: str = SCHEMA
 
     def dump(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        """One line for each key: what a person can still read and what costs little while calls are live."""
+        lines = (f'"{each.name}": {_encode(getattr(self, each.name))}' for each in _FIELDS)
+        return ("{\n " + ",\n ".join(lines) + "\n}\n").encode("utf-8", "replace")
 
     @classmethod
     def load(cls, data: bytes) -> Manifest:
@@ -150,6 +152,11 @@ class Manifest:
         names = [each.name or each.aor or each.participant_id for each in self.participants]
         return " -> ".join(names) or self.source
 
+
+_FIELDS = fields(Manifest)
+_encode = json.JSONEncoder(
+    ensure_ascii=False, default=lambda entry: {each: getattr(entry, each) for each in entry.__slots__}
+).encode
 
 _ENTRIES: dict[str, Any] = {
     "sessions": SessionEntry,

@@ -8,7 +8,7 @@ packets before it. Times are CLOCK_REALTIME nanoseconds, as the kernel stamps pa
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -93,7 +93,11 @@ class Part:
 
 def dump(part: Part) -> bytes:
     """`part` as the bytes of `part.json`."""
-    return json.dumps(asdict(part), indent=1).encode() + b"\n"
+    lines = (f'"{each.name}": {_encode(getattr(part, each.name))}' for each in fields(part))
+    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode()
+
+
+_encode = json.JSONEncoder(default=lambda entry: {each: getattr(entry, each) for each in entry.__slots__}).encode
 
 
 def load(data: bytes) -> Part:

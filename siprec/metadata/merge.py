@@ -71,6 +71,7 @@ def apply(state: RSMetadata, update: Recording, *, at_ns: int) -> list[Change]:
     Never raises: what cannot be used is ignored and told as a change `fault` and in `state.faults`. The same
     document twice changes nothing the second time, unless it contradicts itself.
     """
+    state.revision += 1
     merge = _Merge(state, update, at_ns)
     merge.run()
     return merge.changes

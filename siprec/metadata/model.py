@@ -271,7 +271,8 @@ class RSMetadata:
 
     Nothing is ever erased, only ended: the archive must still tell who was there. `complete`: a complete document
     has come, so that partial ones make sense (RFC 7866 section 9.1). `extensions` are those of the recording
-    itself. `faults`: sentences on what could not be used.
+    itself. `faults`: sentences on what could not be used. `revision`: rises with every change, so that nobody need
+    look whether there was one.
     """
 
     recording_id: str = ""
@@ -282,6 +283,7 @@ class RSMetadata:
     streams: dict[str, StreamState] = field(default_factory=dict)
     extensions: tuple[Extension, ...] = ()
     faults: list[str] = field(default_factory=list)
+    revision: int = field(default=0, compare=False, metadata={"stored": False})
 
 
 def user_part(aor: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from siprec import clock
 from siprec.errors import MetadataError
 from siprec.log import Logger
-from siprec.metadata import merge, xml
+from siprec.metadata import merge
 from siprec.metadata.model import Recording
 from siprec.recorder import describe
 from siprec.recorder.dossier import timestamp
@@ -23,16 +23,14 @@ async def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodi
     """
     complete = False
     at_ns = headers.received_at(request, clock.wall_ns())
-    for part in body.metadata:
+    for part, update in zip(body.metadata, body.documents, strict=True):
         name = await leg.on_disk(leg.dossier.keep_body, part.body)
-        try:
-            update = xml.parse(part.body, charset=part.content_type.params.get("charset"))
-        except MetadataError as error:
-            record.metadata.faults.append(f"{name}: {error.reason}")
-            log.warning("metadata cannot be read", file=name, reason=error.reason)
-            leg.note("metadata-error", file=name, reason=error.reason)
-            continue
-        if isinstance(update, Recording):
+        if isinstance(update, MetadataError):
+            record.metadata.faults.append(f"{name}: {update.reason}")
+            record.metadata.revision += 1
+            log.warning("metadata cannot be read", file=name, reason=update.reason)
+            leg.note("metadata-error", file=name, reason=update.reason)
+        elif isinstance(update, Recording):
             complete = complete or update.datamode == "complete"
             changes = merge.apply(record.metadata, update, at_ns=at_ns)
             leg.note("metadata", file=name, changes=[_told(each) for each in changes])

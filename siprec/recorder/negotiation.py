@@ -69,11 +69,13 @@ class Negotiation:
         """With `fresh`, our last SDP in the dialog that carries the session on: a new dialog has none."""
         self._proposed: sdp.SessionDescription | None = None
         self._waiting: dict[int, PortPair] = {}
+        self._routes: dict[str, str] = {}  # while one offer or answer is worked out
 
     # ------------------------------------------------------------------ the peer offers
 
     def prepare(self, body: bytes, *, held: Held) -> Prepared:
         """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted."""
+        self._routes.clear()
         offer = sdp.parse(body)
         lines = self._sealed(
             negotiate.plan(
@@ -102,6 +104,7 @@ class Negotiation:
 
         Raises PortsExhausted, SdpError 488.
         """
+        self._routes.clear()
         previous = self._previous()
         if previous is not None:
             ports = {each.mline: (each.address, each.port) for each in self._data.channels if each.open}
@@ -116,6 +119,7 @@ class Negotiation:
     def conclude(self, body: bytes, *, held: Held) -> Prepared:
         """What the peer's answer (in its ACK) makes of our offer. Raises SdpError."""
         assert self._proposed is not None, "only an offer of ours is answered"
+        self._routes.clear()
         lines = self._sealed(negotiate.read_answer(self._proposed, sdp.parse(body), default_direction="sendonly"))
         changes = streams.changes(self._known(), lines, held=held)
         opened = {each.channel.mline: each.channel.index for each in changes if each.kind == "opened"}
@@ -233,7 +237,9 @@ class Negotiation:
         for each in self._external:
             if each.version == version:
                 return str(each)
-        return local_address_towards(remote)
+        if remote not in self._routes:
+            self._routes[remote] = local_address_towards(remote)
+        return self._routes[remote]
 
     def _origin(self, lines: Sequence[negotiate.NegotiatedStream]) -> sdp.Origin:
         remote = next((each.remote_address for each in lines if each.remote_address), self._source)

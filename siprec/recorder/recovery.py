@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from siprec import clock
-from siprec.errors import MetadataError, NotFound, StoreError
-from siprec.metadata import extensions, xml
+from siprec.errors import NotFound, StoreError
+from siprec.metadata import extensions
 from siprec.metadata.model import Recording
 from siprec.recorder.call import Call
 from siprec.recorder.ended import Ended, EndedDialogs
@@ -25,7 +25,6 @@ from siprec.session.recovery import CORRELATING_IDS, PARALLEL_SECONDS, YOUNG_SEC
 from siprec.session.transitions import State
 from siprec.sip.dialog import DialogKey
 from siprec.sip.message import Request
-from siprec.sip.multipart import BodyPart
 from siprec.store.base import Index, SessionRecord, dialog_key, external_key
 
 STORE_SECONDS = 0.3
@@ -140,7 +139,7 @@ class Recovery:
 
     async def correlated(self, request: Request, body: bodies.Bodies, source: RecordingSource) -> Found | Anew:
         """The one session of the same SRC that has the same call in its metadata or headers, and lost its SRC."""
-        documents = [document for part in body.metadata if (document := _read(part)) is not None]
+        documents = [each for each in body.documents if isinstance(each, Recording)]
         wanted = cs_ids(documents)
         named = headers.external_ids(request)
         for document in documents:
@@ -206,14 +205,6 @@ class Recovery:
                 with contextlib.suppress(NotFound):
                     records.append(call.record if call is not None else await self._use.store.load(session_id))
         return records
-
-
-def _read(part: BodyPart) -> Recording | None:
-    try:
-        document = xml.parse(part.body, charset=part.content_type.params.get("charset"))
-    except MetadataError:
-        return None
-    return document if isinstance(document, Recording) else None
 
 
 def _is_same_call(record: SessionRecord, wanted: set[str], others: set[tuple[str, str]]) -> bool:

@@ -24,7 +24,15 @@ from siprec.recorder.neighbours import Neighbours
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
-from siprec.session.admission import RateLimiter, RecordingSource, identify, identity_of, recognise, source_named
+from siprec.session.admission import (
+    SOURCES_LIMIT,
+    RateLimiter,
+    RecordingSource,
+    identify,
+    identity_of,
+    recognise,
+    source_named,
+)
 from siprec.session.model import CallData
 from siprec.session.recovery import replaces_of
 from siprec.session.transitions import State
@@ -104,6 +112,7 @@ class Recorder:
             accept_unknown=limits.accept_unknown_replaces,
         )
         self._told: dict[str, float] = {}
+        self._sources: dict[str, RecordingSource | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.refused: Counter[str] = Counter()
@@ -151,10 +160,18 @@ class Recorder:
 
     def is_listed(self, address: str) -> bool:
         """Whether SIP_ALLOW lists `address`; asked before anything from it is parsed."""
-        return identify(self._limits.sources, address) is not None
+        return self._source(address) is not None
+
+    def _source(self, address: str) -> RecordingSource | None:
+        """The listed source of `address`; asked several times for each message."""
+        if address not in self._sources:
+            if len(self._sources) >= SOURCES_LIMIT:
+                self._sources.clear()
+            self._sources[address] = identify(self._limits.sources, address)
+        return self._sources[address]
 
     def _identify(self, flow: Flow) -> RecordingSource | None:
-        source = identify(self._limits.sources, flow.remote[0])
+        source = self._source(flow.remote[0])
         return None if source is None else identity_of(source, self._subject_of(flow))
 
     # ------------------------------------------------------------------ events

@@ -183,6 +183,13 @@ class _Typed:
         """The first Contact, None when there is none."""
         return self._typed("Contact", _first_address) if self.headers.get("Contact") else None
 
+    def once(self, name: str, read: Callable[[Self], _Value]) -> _Value:
+        """What `read` makes of this message, kept under `name`; the message must not change any more."""
+        known = self._parsed.get(name)
+        if known is None:
+            known = self._parsed[name] = ("", read(self))
+        return cast(_Value, known[1])
+
     def _typed(self, name: str, read: Callable[[str], _Value]) -> _Value:
         text = self.headers.get(name)
         if text is None:

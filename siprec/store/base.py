@@ -32,12 +32,15 @@ FIND_LIMIT = 32
 
 @dataclass(slots=True)
 class SessionRecord:
-    """All that is kept of one session. `ended`: why, once it is a tombstone (its SDP and metadata are gone then)."""
+    """All that is kept of one session. `ended`: why, once it is a tombstone (its SDP and metadata are gone then).
+    `metadata_at_rest`: as it was stored last, and of which revision: it is large, and seldom changes.
+    """
 
     call: CallData
     dialogs: list[DialogInfo] = field(default_factory=list)
     metadata: RSMetadata = field(default_factory=RSMetadata)
     ended: Reason | None = None
+    metadata_at_rest: tuple[int, bytes] = field(default=(-1, b""), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

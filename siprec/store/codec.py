@@ -92,6 +92,8 @@ def encode(record: SessionRecord, boot: str) -> Row:
         "cs": [each for each in record.metadata.sessions if each],
     }
     sdp = {name: raw[name] for name in _SDP if name in raw}
+    if record.metadata_at_rest[0] != record.metadata.revision:
+        record.metadata_at_rest = record.metadata.revision, _bytes(plain.dump(record.metadata))
     return Row(
         session_id=call.session_id,
         node=call.node,
@@ -103,7 +105,7 @@ def encode(record: SessionRecord, boot: str) -> Row:
         schema=SCHEMA,
         core=_bytes(core),
         sdp=_bytes(sdp) if sdp else b"",
-        xml=_bytes(plain.dump(record.metadata)),
+        xml=record.metadata_at_rest[1],
     )
 
 
@@ -118,6 +120,20 @@ def decode(row: Row) -> SessionRecord:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{row.session_id}: {error}") from None
     return SessionRecord(call, dialogs, metadata, _reason(row.ended))
+
+
+def keys_of(record: SessionRecord) -> frozenset[IndexKey]:
+    """What `keys` finds in the row of a record, without reading it."""
+    call = record.call
+    found: set[IndexKey] = {("cs_id", each) for each in record.metadata.sessions if each}
+    for each in record.dialogs:
+        dialog = each.dialog
+        found.add(("dialog", dialog_key(dialog.call_id, dialog.local_tag, dialog.remote_tag)))
+        found.add(("call_id", dialog.call_id))
+    found |= {("external", external_key(*each)) for each in call.external_ids.items() if each[1]}
+    if record.ended is None:
+        found |= {("media", media_key(call.node, each.port)) for each in call.channels if each.open and each.port}
+    return frozenset(found)
 
 
 def keys(row: Row) -> frozenset[IndexKey]:

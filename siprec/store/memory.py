@@ -22,13 +22,13 @@ class InMemorySessionStore:
         self._table = Table(now, self._dropped)
 
     async def create(self, record: SessionRecord) -> None:
-        self._note(self._table.create(codec.encode(record, self._boot)))
+        self._note(self._table.create(codec.encode(record, self._boot), codec.keys_of(record)))
 
     async def load(self, session_id: str) -> SessionRecord:
         return codec.decode(self._table.get(session_id))
 
     async def save(self, record: SessionRecord) -> None:
-        self._note(self._table.save(codec.encode(record, self._boot)))
+        self._note(self._table.save(codec.encode(record, self._boot), codec.keys_of(record)))
 
     async def find(self, index: Index, key: str) -> list[str]:
         return self._table.find(index, key)

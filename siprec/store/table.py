@@ -109,15 +109,15 @@ class Table:
 
     # ---- writing
 
-    def create(self, row: Row) -> Change:
-        """Take a new row. Raises Conflict."""
+    def create(self, row: Row, keys: frozenset[IndexKey]) -> Change:
+        """Take a new row, to be found under `keys`. Raises Conflict."""
         self._expire()
         if row.session_id in self._entries:
             raise Conflict(row.session_id)
-        return self._keep(row)
+        return self._keep(row, keys)
 
-    def save(self, row: Row) -> Change:
-        """Take a newer row. Raises NotFound, NotOwner, Conflict."""
+    def save(self, row: Row, keys: frozenset[IndexKey]) -> Change:
+        """Take a newer row, to be found under `keys`. Raises NotFound, NotOwner, Conflict."""
         known = self.living(row.session_id)
         if row.fence < known.fence or (row.fence == known.fence and row.node != known.node):
             raise NotOwner(row.session_id)
@@ -125,7 +125,7 @@ class Table:
             raise Conflict(row.session_id)
         if row.fence == known.fence and row.boot != known.boot:
             row = replace(row, boot=known.boot)  # who adopted it wrote down which boot that was
-        return self._keep(row)
+        return self._keep(row, keys)
 
     def adopt(self, session_id: str, node: str, boot: str, *, expected_fence: int) -> Change:
         """Give a row to another owner. Raises NotFound, Conflict."""
@@ -163,7 +163,8 @@ class Table:
         self._forget(session_id, entry.filed())
         return codec.keys(entry.row)
 
-    def _keep(self, row: Row) -> Change:
+    def _keep(self, row: Row, keys: frozenset[IndexKey] | None = None) -> Change:
+        """`keys`: what is read from the row itself without them."""
         session_id = row.session_id
         known = self._entries.get(session_id)
         old = known.row if known is not None else None
@@ -173,15 +174,14 @@ class Table:
         if known is not None and _same_keys(row, known.row):
             known.row = row
         else:
-            gone, filed = self._file(row, known)
+            gone, filed = self._file(row, known, codec.keys(row) if keys is None else keys)
         if row.ended and not (old is not None and old.ended):
             self._tombstones.append((self._now() + TOMBSTONE_SECONDS, session_id))
             self._expire()
         return Change(row, _changed(row, old) | (Part.KEYS if filed else Part.NOTHING), gone)
 
-    def _file(self, row: Row, known: _Entry | None) -> tuple[frozenset[IndexKey], bool]:
+    def _file(self, row: Row, known: _Entry | None, keys: frozenset[IndexKey]) -> tuple[frozenset[IndexKey], bool]:
         """Bring the index up to date for a row that replaces `known`: the keys that are gone, whether any changed."""
-        keys = codec.keys(row)
         hashes = _hashes(keys)
         if known is not None and known.filed() == hashes and bool(row.ended) == bool(known.row.ended):
             known.row = row

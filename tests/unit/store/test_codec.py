@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.metadata.model import RSMetadata
+from siprec.metadata.merge import apply
+from siprec.metadata.model import Participant, Recording, RSMetadata
 from siprec.session.model import HISTORY_LIMIT, CallData, DialogInfo
 from siprec.session.transitions import Event, State
 from siprec.store import codec, plain
@@ -184,3 +185,18 @@ def test_no_head_field_is_missing_from_the_row() -> None:
     assert names >= codec._HEAD
     assert set(get_type_hints(CallData)) >= codec._SDP
     assert get_args(Reason) == ("bye", "lost")
+
+
+@pytest.mark.parametrize("ended", [None, "bye"])
+def test_the_keys_of_a_record_are_those_of_its_row(ended: Reason | None) -> None:
+    mine = record(1)
+    mine.ended = ended
+    assert codec.keys_of(mine) == codec.keys(codec.encode(mine, "boot"))
+
+
+def test_metadata_that_changed_is_stored_anew() -> None:
+    mine = record(1)
+    before = codec.encode(mine, "boot")
+    assert codec.encode(mine, "boot").xml is before.xml
+    apply(mine.metadata, Recording("complete", participants=(Participant("carol"),)), at_ns=1)
+    assert codec.decode(codec.encode(mine, "boot")).metadata == mine.metadata != codec.decode(before).metadata

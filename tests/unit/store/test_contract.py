@@ -105,6 +105,7 @@ async def test_the_same_version_may_be_saved_again(store: SessionStore) -> None:
     mine = record(1)
     await store.create(mine)
     mine.metadata.complete = not mine.metadata.complete
+    mine.metadata.revision += 1
     await store.save(mine)
     assert await store.load(session_id(1)) == mine
 

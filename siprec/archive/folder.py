@@ -57,6 +57,20 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+Mark = tuple[int, int]
+"""Tells one recording.json from the next: inode and time of change."""
+
+NOBODYS: Mark = (0, 0)
+
+
+def _mark(path: Path) -> Mark:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return NOBODYS
+    return found.st_ino, found.st_mtime_ns
+
+
 def _create_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
     with open(descriptor, "wb") as file:
@@ -148,7 +162,7 @@ class RecordingFolder:
         unborn.mkdir(mode=FOLDER_MODE)
         (unborn / "parts").mkdir(mode=FOLDER_MODE)
         if manifest is not None:
-            cls(unborn).write(manifest)
+            _create_file(unborn / "recording.json", manifest.dump())
         unborn.rename(path)
         return cls(path)
 
@@ -184,10 +198,17 @@ class RecordingFolder:
 
     def write(self, manifest: Manifest) -> None:
         """Replace recording.json. Raises NotOwner when it holds a higher fence, OSError."""
+        self.write_after(manifest, NOBODYS)
+
+    def write_after(self, manifest: Manifest, mine: Mark) -> Mark:
+        """As `write`; `mine` marks the recording.json that the caller wrote last: if it is still there, its fence is
+        known. Returns the mark of the new one.
+        """
         with self._locked():
-            if self.manifest_path.exists() and self.read().fence > manifest.fence:
+            if _mark(self.manifest_path) not in (mine, NOBODYS) and self.read().fence > manifest.fence:
                 raise NotOwner(f"{self.session_id} is carried on under a higher fence")
             replace_file(self.manifest_path, manifest.dump())
+            return _mark(self.manifest_path)
 
     def gather(self, parts: Sequence[PartFolder]) -> None:
         """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time."""

@@ -22,7 +22,7 @@ from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.items import Check, Item, MovedInto, Released, Stop, TakeOver
-from siprec.recorder.learn import held, learn, learn_from_headers
+from siprec.recorder.learn import held, learn
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
 from siprec.recorder.refresh import TimerDue
@@ -116,7 +116,7 @@ class Call:
         try:
             while not self._gone and self.data.state not in {State.ENDED, State.FAILED}:
                 await self._take(await self._queue.get())
-                await self.leg.write_notes()
+                await self.leg.write_papers()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
@@ -256,7 +256,7 @@ class Call:
         try:
             await leg.open(folder, started_ns=clock.wall_ns())
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
-            complete = await self._learn(leg, event, body)
+            complete = learn(self.record, leg, event.request, body=body, log=self.log)
             text = prepared.text if prepared else self._offer(leg)
             await leg.provide_prack(event, self._acknowledged)
         except (OSError, ArchiveError, PeerError, Overload):
@@ -290,8 +290,7 @@ class Call:
                 leg.negotiation.commit(prepared, leg.intake)
             self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
             describe.assign_participants(self.record)
-            await leg.save(self._manifest())
-            await self._journal()
+            await asyncio.gather(leg.save(self._manifest()), self._journal())
             answered = leg.respond(event, 200, extra=extra, body=text) is not None
         finally:
             if not answered:
@@ -310,8 +309,11 @@ class Call:
         store = self._use.store
         try:
             async with asyncio.timeout(JOURNAL_SECONDS):
-                await (store.save(self.record) if self.data.fence > 1 else store.create(self.record))
-                await store.flush()
+                if self.data.fence > 1:
+                    await store.save(self.record)
+                    await store.flush()
+                else:
+                    await store.create(self.record)
         except (TimeoutError, StoreError) as error:
             self.log.warning("session is unjournaled", error=repr(error))
 
@@ -392,7 +394,8 @@ class Call:
         leg = self.leg
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
-        await self._learn(leg, event, body)
+        learn(self.record, leg, event.request, body=body, log=self.log)
+        await leg.write_papers()
         if body.sdp is not None:
             prepared = leg.negotiation.prepare(body.sdp, held=partial(held, self.record))
             leg.negotiation.commit(prepared, leg.intake)
@@ -414,7 +417,7 @@ class Call:
             return  # the SRC closes a dialog that was taken over
         if self.data.live:
             with contextlib.suppress(PeerError):  # whatever its body is, it ends the call
-                await self._learn(self.leg, event, bodies.read(event.request))
+                learn(self.record, self.leg, event.request, body=bodies.read(event.request), log=self.log)
         await self.end(Event.HANGUP, "BYE")
 
     async def _options(self, event: RequestReceived) -> None:
@@ -507,7 +510,7 @@ class Call:
         if self.data.started_ns is None:
             await self.leg.discard()
             return
-        result = await self.leg.finish(self._ended_at or clock.wall_ns())
+        result = await self.leg.finish(self._ended_at or clock.wall_ns(), saved=True)
         if result is not None:
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
@@ -587,13 +590,6 @@ class Call:
 
     def _manifest(self) -> Manifest:
         return describe.manifest(self.record, refused=self.leg.refused, sent=self.leg.sent)
-
-    async def _learn(self, leg: Leg, event: RequestReceived, body: bodies.Bodies) -> bool:
-        """Take in the metadata; whether a complete document was among it."""
-        complete = await learn(self.record, leg, event.request, body=body, log=self.log)
-        if not body.metadata:
-            learn_from_headers(self.record, event.request)
-        return complete
 
     def _modes(self) -> list[str]:
         return [f"{each.label or each.index}:{each.mode}" for each in self.data.channels]

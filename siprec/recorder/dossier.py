@@ -7,10 +7,12 @@ others' signalling.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from siprec.archive.folder import PartFolder, RecordingFolder
+from siprec.archive.folder import NOBODYS, PartFolder, RecordingFolder
 from siprec.archive.manifest import Manifest
 from siprec.media import part as media_part
 from siprec.media.part import Part
@@ -21,13 +23,25 @@ def timestamp(at_ns: int) -> str:
     return datetime.fromtimestamp(at_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@dataclass(slots=True)
+class Papers:
+    """What waits to be written: lines for events.jsonl, and rs-metadata bodies as received, with their numbers."""
+
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.notes or self.bodies)
+
+
 class Dossier:
     """The files of one live recording."""
 
     def __init__(self, folder: RecordingFolder, part: PartFolder) -> None:
         self.folder = folder
         self.part = part
-        self._bodies = 0
+        self._mark = NOBODYS
+        self._written: dict[str, int] = {}  # hashes of what was written last
 
     @classmethod
     def create(cls, root: Path, manifest: Manifest, *, fence: int, node: str) -> Dossier:
@@ -42,20 +56,23 @@ class Dossier:
         (folder.path / "parts").mkdir(exist_ok=True)
         return cls(folder, folder.create_part(fence, node))
 
-    def write_part(self, part: Part) -> None:
-        """Bring part.json up to date. Raises OSError."""
-        self.part.write_control(media_part.dump(part))
+    def write(self, papers: Papers, part: Part, manifest: Manifest | None = None) -> None:
+        """Write what is new: bodies, events, part.json, and recording.json if `manifest` is given; the last two only
+        if they changed. Raises OSError, NotOwner.
+        """
+        for number, body in papers.bodies:
+            self.part.add_metadata(number, body)
+        if self._is_new("part", control := media_part.dump(part)):
+            self.part.write_control(control)
+            self._written["part"] = hash(control)
+        if manifest is not None and self._is_new("manifest", told := manifest.dump()):
+            self._mark = self.folder.write_after(manifest, self._mark)
+            self._written["manifest"] = hash(told)
+        if papers.notes:
+            self.part.append_events(papers.notes)
 
-    def write(self, manifest: Manifest, part: Part) -> None:
-        """Bring recording.json and part.json up to date. Raises OSError, NotOwner."""
-        self.write_part(part)
-        self.folder.write(manifest)
-
-    def keep_body(self, body: bytes) -> str:
-        """Keep an rs-metadata body as received; returns its name. Raises OSError."""
-        self._bodies += 1
-        self.part.add_metadata(self._bodies, body)
-        return f"metadata/{self._bodies:04d}.xml"
+    def _is_new(self, name: str, data: bytes) -> bool:
+        return self._written.get(name) != hash(data)
 
     def discard(self) -> None:
         """Remove this part, and the folder when it was the only one. Raises OSError."""

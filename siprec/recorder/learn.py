@@ -16,15 +16,15 @@ from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
 
 
-async def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bodies, log: Logger) -> bool:
+def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bodies, log: Logger) -> bool:
     """Keep each metadata body of `request` and merge what it says; a bad one is a flag, never a lost call.
 
-    Returns whether a complete document was among them. Raises OSError when one cannot be kept.
+    Returns whether a complete document was among them.
     """
     complete = False
     at_ns = headers.received_at(request, clock.wall_ns())
     for part, update in zip(body.metadata, body.documents, strict=True):
-        name = await leg.on_disk(leg.dossier.keep_body, part.body)
+        name = leg.keep_body(part.body)
         if isinstance(update, MetadataError):
             record.metadata.faults.append(f"{name}: {update.reason}")
             record.metadata.revision += 1
@@ -35,10 +35,12 @@ async def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodi
             changes = merge.apply(record.metadata, update, at_ns=at_ns)
             leg.note("metadata", file=name, changes=[_told(each) for each in changes])
     describe.assign_participants(record)
+    if not body.metadata:
+        _learn_from_headers(record, request)
     return complete
 
 
-def learn_from_headers(record: SessionRecord, request: Request) -> None:
+def _learn_from_headers(record: SessionRecord, request: Request) -> None:
     """Participants of a call that comes without metadata, as far as its headers name them."""
     named = headers.described(request, plain=record.call.plain and not record.metadata.participants)
     if named.participants:

@@ -19,7 +19,7 @@ from siprec.archive.manifest import Manifest, RefusedEntry
 from siprec.errors import LocalError, Overload
 from siprec.media.capture import CaptureResult
 from siprec.media.part import Outage, Part
-from siprec.recorder.dossier import Dossier, timestamp
+from siprec.recorder.dossier import Dossier, Papers, timestamp
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.intake import Intake, srtp_terms
 from siprec.recorder.negotiation import Negotiation
@@ -62,7 +62,8 @@ class Leg:
         self._use = facilities
         self._data = data
         self._source = source
-        self._notes: list[dict[str, Any]] = []
+        self._papers = Papers()
+        self._bodies = 0
         self._told_of_keys = False
         self._dossier: Dossier | None = None
         self._intake: Intake | None = None
@@ -137,10 +138,11 @@ class Leg:
         """Packets the SRC says it has sent, by channel; complete once the leg is finished."""
         return self._intake.sent if self._intake else {}
 
-    async def finish(self, at_ns: int, *, or_later: bool = False) -> CaptureResult | None:
+    async def finish(self, at_ns: int, *, or_later: bool = False, saved: bool = False) -> CaptureResult | None:
         """Close the capture, write part.json for good, give everything back.
 
-        `or_later`: the part ends with its last packet, when that came after `at_ns`.
+        `or_later`: the part ends with its last packet, when that came after `at_ns`. `saved`: the leg is saved right
+        after this, and part.json with it.
         """
         self.refresh.stop()
         self.negotiation.withdraw()
@@ -151,8 +153,8 @@ class Leg:
             heard_ns = max((counters.last_packet_ns for _, counters in result.counters), default=0)
             self.part.ended_ns = max(at_ns, heard_ns)
         self.part.clock = list(self._use.capture.clock_steps())
-        await self.on_disk(self.dossier.write_part, self.part)
-        await self.write_notes()
+        if not saved:
+            await self._write(None)
         return result
 
     async def discard(self) -> None:
@@ -161,7 +163,7 @@ class Leg:
             await self._intake.finish(clock.wall_ns())
             self._intake = None
         self.negotiation.withdraw()
-        self._notes.clear()
+        self._papers = Papers()
         if self._dossier is not None:
             await self.on_disk(self._dossier.discard)
             self._dossier = None
@@ -183,18 +185,26 @@ class Leg:
 
     async def save(self, manifest: Manifest) -> None:
         """Bring recording.json, part.json and the events up to date. Raises OSError, NotOwner."""
-        await self.on_disk(self.dossier.write, manifest, self.part)
-        await self.write_notes()
+        await self._write(manifest)
 
     def note(self, event: str, **details: Any) -> None:
         """Remember a line for events.jsonl: written with the next save, at the latest once the event is handled."""
-        self._notes.append({"at": timestamp(clock.wall_ns()), "event": event, **details})
+        self._papers.notes.append({"at": timestamp(clock.wall_ns()), "event": event, **details})
 
-    async def write_notes(self) -> None:
-        """Write the events that are remembered. Raises OSError."""
-        if self._notes and self._dossier is not None:
-            notes, self._notes = self._notes, []
-            await self.on_disk(self._dossier.part.append_events, notes)
+    def keep_body(self, body: bytes) -> str:
+        """Remember an rs-metadata body, to be kept as received; returns its name. It is written with the events."""
+        self._bodies += 1
+        self._papers.bodies.append((self._bodies, body))
+        return f"metadata/{self._bodies:04d}.xml"
+
+    async def write_papers(self) -> None:
+        """Write the events and bodies that are remembered. Raises OSError."""
+        if self._papers and self._dossier is not None:
+            await self._write(None)
+
+    async def _write(self, manifest: Manifest | None) -> None:
+        papers, self._papers = self._papers, Papers()
+        await self.on_disk(self.dossier.write, papers, self.part, manifest)
 
     async def on_disk(self, job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """`job` in a files thread: a slow disk delays this call, not the event loop."""

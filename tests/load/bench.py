@@ -11,7 +11,9 @@ JSON line per figure to stdout.
     scripts/bench whole                             SIP, RTP and rendering together, 100 to 2000 calls (5 minutes)
     scripts/bench whole --limit                     and on until they are too many
     scripts/bench signalling                        calls a second, CPU of each, by store; overload (2 minutes)
-    scripts/bench all > figures.jsonl               everything, for keeping
+    scripts/bench all > figures.jsonl               everything, for keeping (15 minutes)
+    scripts/bench report figures.jsonl              docs/performance.md and its plots from what was kept
+    scripts/bench all | scripts/bench report        both at once
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from tests.load import bench_capture, bench_render, bench_signalling, bench_store, bench_whole, machine
+from tests.load import bench_capture, bench_render, bench_signalling, bench_store, bench_whole, machine, report
 
-Figure = dict[str, Any]
+Figure = report.Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +61,42 @@ def parser() -> argparse.ArgumentParser:
     for name, bench in BENCHES.items():
         bench.configure(names.add_parser(name, help=bench.summary, description=bench.summary))
     names.add_parser("all", help="all of these, each with its defaults")
+    told = names.add_parser("report", help="write docs/performance.md and its plots from figures")
+    told.add_argument(
+        "file", nargs="?", help="of figures; standard input when it is no terminal, else all are measured"
+    )
     return made
 
 
-def defaults(name: str) -> argparse.Namespace:
-    return parser().parse_args([name])
+def measured(names: Sequence[str], options: argparse.Namespace | None = None) -> Iterator[Figure]:
+    """The figures of the benches `names`, each with its defaults unless there are `options`; the machine's first."""
+    warning = machine.disturbed()
+    if warning:
+        print(warning, file=sys.stderr)
+    yield {"bench": "machine", **machine.describe()}
+    for name in names:
+        yield from BENCHES[name].run(options or parser().parse_args([name]))
+
+
+def figures_of(file: str | None) -> Iterable[Figure]:
+    """Of a file, of standard input, or measured now."""
+    if file is not None:
+        return report.read(Path(file).read_text(encoding="utf-8").splitlines())
+    if not sys.stdin.isatty():
+        return report.read(sys.stdin)
+    return measured(list(BENCHES))
 
 
 def main() -> int:
     options = parser().parse_args()
-    chosen = [defaults(name) for name in BENCHES] if options.name == "all" else [options]
-    warning = machine.disturbed()
-    if warning:
-        print(warning, file=sys.stderr)
-    print(json.dumps({"bench": "machine", **machine.describe()}), flush=True)
     try:
-        for each in chosen:
-            for figure in BENCHES[each.name].run(each):
-                print(json.dumps(figure), flush=True)
-    except (ValueError, RuntimeError, subprocess.CalledProcessError) as problem:
+        if options.name == "report":
+            for sentence in report.publish(list(figures_of(options.file))):
+                print(sentence)
+            return 0
+        for figure in measured(list(BENCHES)) if options.name == "all" else measured([options.name], options):
+            print(json.dumps(figure), flush=True)
+    except (OSError, ValueError, RuntimeError, subprocess.CalledProcessError) as problem:
         print(f"scripts/bench: {problem}", file=sys.stderr)
         return 1
     return 0

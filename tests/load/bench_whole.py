@@ -107,7 +107,7 @@ class Moment:
 class Run:
     """So many calls, once. Moments: `warm` and `before` around renderings of one second, then all calls up, and the end
     of the measurement. `lags`: seconds from a call's end to its recording. `rendered_seconds`: how long the rendered
-    calls were. `most`: calls at once that the server takes."""
+    calls were. `complaints`: warnings of the server, with their number. `most`: calls at once that it takes."""
 
     calls: int
     seconds_each: float
@@ -120,6 +120,7 @@ class Run:
     rendered_seconds: float
     verdicts: Counter[str]
     recorded: int
+    complaints: dict[str, int]
     most: int
 
     @property
@@ -166,6 +167,7 @@ class Run:
             "packets lost": self.lost != 0,
             "verdicts": bool(self.verdicts.keys() - {"ok"}),
             "calls failed": bool(self.outcome.problems),
+            "complaints": bool(self.complaints),
             "rendering falls behind": waiting > max(MOST_WAITING, (self.end.ended - self.begin.ended) / 4),
         }
         return [name for name, wrong in found.items() if wrong]
@@ -250,6 +252,7 @@ def _figure(run: Run, stand_ins: dict[str, bench_capture.Run], seconds: float) -
         "generator_busy": run.outcome.busy,
         "repeated": run.outcome.repeated,
         "problems": run.outcome.problems,
+        "complaints": run.complaints,
         **{name: round(each, 4) for name, each in theirs.items()},
         **{f"ratio_{name}": round(cost / each, 2) for name, each in theirs.items()},
         "required": {"lost": 0, "verdicts": "ok"} | ({"kib_per_call": REQUIRED_KIB} if _many(run) else {}),
@@ -316,6 +319,7 @@ def _once(generator: str, calls: int, options: argparse.Namespace) -> Run:
         float(np.mean(lengths[begin.ready : end.ready] or [options.ramp])),
         Counter(str(each.verdict) for each in manifests),
         sum(channel.packets for each in manifests for channel in each.channels),
+        dict(Counter(str(line["event"]) for line in server.log if line.get("level") != "info")),
         most,
     )  # fmt: skip
 

@@ -151,7 +151,8 @@ class Caller:
         call = _Call(self._numbers, self._ports.popleft(), time.monotonic(), round(seconds * RATE))
         self.live[call.number] = call
         call.request = self._invitation(call)
-        self._request(call, T1_SECONDS, call.begun + GIVE_UP_SECONDS)
+        self._request(call, T1_SECONDS)
+        self.at(call.begun + GIVE_UP_SECONDS, partial(self._give_up, call, "no answer to INVITE"))
 
     def _invitation(self, call: _Call) -> bytes:
         scene = Scene(ADDRESS, CODEC, session=uuid.uuid4())
@@ -172,17 +173,16 @@ class Caller:
             f"Call-ID: {call.number}@{self._token}\r\nCSeq: {cseq} {method}\r\n{rest}"
         ).encode()
 
-    def _request(self, call: _Call, again: float, give_up: float, waits_for: bytes = b"INVITE") -> None:
+    def _request(self, call: _Call, again: float, waits_for: bytes = b"INVITE") -> None:
         """Send what `call` has to send, and again until it is answered."""
-        if self.live.get(call.number) is not call or call.waits_for != waits_for:
-            return
-        now = time.monotonic()
-        if now > give_up:
-            self._fail(call, f"no answer to {waits_for.decode()}")
-            return
-        self.outcome.repeated += again > T1_SECONDS
-        self._socket.send(call.request)
-        self.at(now + again, partial(self._request, call, 2 * again, give_up, waits_for))
+        if self.live.get(call.number) is call and call.waits_for == waits_for:
+            self.outcome.repeated += again > T1_SECONDS
+            self._socket.send(call.request)
+            self.at(time.monotonic() + again, partial(self._request, call, 2 * again, waits_for))
+
+    def _give_up(self, call: _Call, problem: str) -> None:
+        if self.live.get(call.number) is call and call.waits_for:
+            self._fail(call, problem)
 
     def _receive(self) -> None:
         while True:
@@ -221,7 +221,8 @@ class Caller:
         now = time.monotonic()
         self.outcome.calls.append((call.begun, call.answered, now))
         call.waits_for, call.request = b"BYE", self._head(call, "BYE", 2, call.to.decode())
-        self._request(call, T1_SECONDS, now + GIVE_UP_SECONDS, b"BYE")
+        self._request(call, T1_SECONDS, b"BYE")
+        self.at(now + GIVE_UP_SECONDS, partial(self._give_up, call, "no answer to BYE"))
 
     def _over(self, call: _Call) -> None:
         del self.live[call.number]

@@ -66,8 +66,8 @@ def disturbed() -> str | None:
     return f"the machine is busy (load {load:.2f} on {count} cores): figures will scatter"
 
 
-def describe() -> dict[str, str | int]:
-    """The machine in words that may be published: no names, no addresses."""
+def describe() -> dict[str, str | int | float]:
+    """The machine, and how busy it is, in words that may be published: no names, no addresses."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
@@ -75,5 +75,7 @@ def describe() -> dict[str, str | int]:
         "cores": os.cpu_count() or 1,
         "linux": ".".join(platform.release().split("-")[0].split(".")[:2]),
         "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "load": round(os.getloadavg()[0], 2),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
     }

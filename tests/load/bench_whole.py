@@ -63,6 +63,7 @@ MOST_WAITING = 20
 PACKETS_PER_SECOND = 100
 """Of a call: of two streams."""
 
+REQUIRED = {"lost": 0, "verdicts": "ok"}
 REQUIRED_KIB = 40.0
 REQUIRED_CALLS = 2000
 
@@ -74,6 +75,7 @@ class Moment:
     """What the server has used and done so far: processor seconds by kind of process, calls ended and rendered."""
 
     at: float
+    worker: int
     cpu: dict[str, float]
     resident_kib: float
     descriptors: int
@@ -82,16 +84,19 @@ class Moment:
 
     @classmethod
     def of(cls, server: Server) -> Moment:
+        """Raises RuntimeError when there is no worker for the moment."""
         events = Counter(str(line["event"]) for line in list(server.log))
-        renderers = sum(machine.cpu_seconds(each) for each in held.children(server.worker))
-        processes = held.processes(server)
+        worker = server.worker
+        try:
+            renderers = sum(machine.cpu_seconds(each) for each in held.children(worker))
+            processes = held.processes(server)
+            used = {"keeper": machine.cpu_seconds(server.process.pid), "worker": machine.cpu_seconds(worker)}
+        except OSError:
+            raise RuntimeError("the worker of the server has ended") from None
         return cls(
             time.monotonic(),
-            {
-                "keeper": machine.cpu_seconds(server.process.pid),
-                "worker": machine.cpu_seconds(server.worker),
-                "renderers": renderers,
-            },
+            worker,
+            used | {"renderers": renderers},
             1024 * sum(processes[name].resident_mib for name in ("keeper", "worker")),
             processes["worker"].descriptors,
             events[ENDED],
@@ -208,12 +213,17 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         generator = machine.build(["call_generator"], folder)["call_generator"]
         while numbers and not (runs and runs[-1].faults):
             calls = numbers.pop(0)
-            runs.append(_once(generator, calls, options))
+            try:
+                runs.append(_once(generator, calls, options))
+            except RuntimeError as problem:
+                yield {"bench": "whole", "calls": calls, "faults": [str(problem)], "required": REQUIRED, "met": False}
+                yield _limit(runs, calls)
+                return
             _say(f"{calls} calls: {sum(runs[-1].cpu_ms.values()):.3f} ms a second of a call, {runs[-1].faults or 'ok'}")
             yield _figure(runs[-1], bench_capture.stand_ins(2 * calls, STAND_IN_SECONDS, folder), options.seconds)
             if options.limit and not numbers and calls < runs[-1].most:
                 numbers = [min(round(calls * GROWTH), runs[-1].most)]
-    yield _limit(runs)
+    yield _limit(runs, next((each.calls for each in runs if each.faults), None))
 
 
 def _numbers(text: str) -> list[int]:
@@ -255,7 +265,7 @@ def _figure(run: Run, stand_ins: dict[str, bench_capture.Run], seconds: float) -
         "complaints": run.complaints,
         **{name: round(each, 4) for name, each in theirs.items()},
         **{f"ratio_{name}": round(cost / each, 2) for name, each in theirs.items()},
-        "required": {"lost": 0, "verdicts": "ok"} | ({"kib_per_call": REQUIRED_KIB} if _many(run) else {}),
+        "required": REQUIRED | ({"kib_per_call": REQUIRED_KIB} if _many(run) else {}),
         "met": not run.faults and (run.kib_per_call <= REQUIRED_KIB or not _many(run)),
     }
 
@@ -265,15 +275,15 @@ def _many(run: Run) -> bool:
     return run.calls >= REQUIRED_CALLS
 
 
-def _limit(runs: Sequence[Run]) -> dict[str, Any]:
+def _limit(runs: Sequence[Run], too_many: int | None) -> dict[str, Any]:
     held = [each.calls for each in runs if not each.faults]
     cost = [sum(each.cpu_ms.values()) for each in runs if not each.faults]
     return {
         "bench": "whole-limit",
         "held": max(held, default=0),
-        "too_many": next((each.calls for each in runs if each.faults), None),
-        "limit": runs[-1].limit,
-        "most_by_ports_and_descriptors": runs[-1].most,
+        "too_many": too_many,
+        "limit": runs[-1].limit if runs else None,
+        "most_by_ports_and_descriptors": runs[-1].most if runs else None,
         "cost_last_to_first": round(cost[-1] / cost[0], 2) if cost else None,
     }
 
@@ -312,6 +322,8 @@ def _once(generator: str, calls: int, options: argparse.Namespace) -> Run:
             before = Moment.of(server)
             outcome, begin, end = _calls(server, generator, calls, options.each, options.ramp, options.seconds)
             lags = _finished(server)[begin.ready : end.ready]
+            if len({moment.worker for moment in (before, begin, end, Moment.of(server))}) > 1:
+                raise RuntimeError("the worker of the server has been replaced")
         lengths = [line["seconds"] for line in server.log if line["event"] == READY]
         manifests = [each.read() for each in server.recordings()][before.ready :]
     return Run(
@@ -331,12 +343,15 @@ def _calls(
     arguments = (generator, server.port, ADDRESS, calls, seconds_each, ramp, seconds)
     command = [sys.executable, "-m", "tests.load.caller", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=machine.ROOT) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        begin = Moment.of(server)
-        time.sleep(seconds)
-        end = Moment.of(server)
-        told = process.communicate()[0]
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            begin = Moment.of(server)
+            time.sleep(seconds)
+            end = Moment.of(server)
+            told = process.communicate()[0]
+        finally:
+            process.kill()
     if process.returncode:
         raise RuntimeError("the calls could not be made")
     return Outcome(**json.loads(told)), begin, end

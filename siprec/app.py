@@ -33,9 +33,10 @@ from siprec.net.udp import UdpListener
 from siprec.process import Ending, ended_by_signals, locked, pulse
 from siprec.recorder.facilities import Facilities, Policy
 from siprec.recorder.finish import FinishOptions
+from siprec.recorder.gate import Limits, free_bytes
 from siprec.recorder.intake import BARRIER_SECONDS, Ports
 from siprec.recorder.pool import RenderPool
-from siprec.recorder.service import Limits, Recorder, free_bytes, observers
+from siprec.recorder.service import Recorder, observers
 from siprec.session import bodies
 from siprec.session.admission import RecordingSource
 from siprec.session.keyring import SECRET_BYTES, Keyring
@@ -162,9 +163,9 @@ async def _facilities(
             token=lambda: secrets.token_hex(10),
             accept=bodies.ACCEPT,
             timings=timings,
-            admission=lambda request, flow, now: later.recorder.admit(request, flow, now),
+            admission=lambda request, flow, now: later.recorder.gate.admit(request, flow, now),
             ask_unknown=True,
-            may_send_to=lambda address: later.recorder.is_listed(address),
+            may_send_to=lambda address: later.recorder.gate.is_listed(address),
         ),
         capture=capture,
         ports=ports,
@@ -230,7 +231,7 @@ def _listen(settings: Settings, pump: Pump, recorder: Recorder, stack: ExitStack
     for number, host in enumerate(map(str, settings.SIP_HOST)):
         datagrams, streams = _both(store, number, host, port)
         port = datagrams.getsockname()[1]
-        allow, refused = recorder.is_listed, recorder.count_refused
+        allow, refused = recorder.gate.is_listed, recorder.gate.count_refused
         udp = UdpListener(host, port, pump=pump, allow=allow, refused=refused, sock=datagrams)
         stack.callback(udp.close)
         tcp = TcpListener(host, port, pump=pump, allow=allow, refused=refused, sock=streams)
@@ -271,8 +272,8 @@ def _listen_tls(
             host,
             port,
             pump=pump,
-            allow=recorder.is_listed,
-            refused=recorder.count_refused,
+            allow=recorder.gate.is_listed,
+            refused=recorder.gate.count_refused,
             tls=contexts[0] if contexts else None,
             tls_client=contexts[1] if contexts else None,
             sock=sock,

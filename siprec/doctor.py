@@ -12,8 +12,8 @@ from siprec.config import Settings
 from siprec.errors import ConfigurationError, SiprecError
 from siprec.media.ports import PortPool, buffered_seconds
 from siprec.media.tiers import Tier, choose
+from siprec.recorder.gate import free_bytes
 from siprec.recorder.intake import Ports
-from siprec.recorder.service import free_bytes
 
 BUFFER_SECONDS_WANTED = 2.0
 """A disk or a garbage collector may stall a drain this long before packets are lost."""

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import shutil
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pyee import EventEmitter
@@ -19,17 +15,14 @@ from siprec.errors import ConfigurationError, PeerError, SipError, SiprecError, 
 from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
+from siprec.recorder.gate import RETRY_AFTER, Gate, Limits
 from siprec.recorder.items import Check, How, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.neighbours import Neighbours
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
 from siprec.session.admission import (
-    SOURCES_LIMIT,
-    RateLimiter,
     RecordingSource,
-    identify,
-    identity_of,
     recognise,
     source_named,
 )
@@ -51,41 +44,15 @@ from siprec.sip.events import (
     UnknownDialog,
 )
 from siprec.sip.flow import Flow
-from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
-
-RETRY_AFTER = 5
-"""Seconds after which a refused SRC may come again: long enough to end a few calls, short enough to be useful."""
 
 WATCH_SECONDS = 0.5
 """How often interrupted sessions are looked at: RTP that returns should be seen at once."""
-
-TELL_SECONDS = 60.0
-"""A source that is not listed is logged this often."""
-
-TOLD_LIMIT = 1000
-"""Unlisted sources remembered for that; a flood from more only costs log lines."""
 
 FINISHED = frozenset({State.ENDED, State.FAILED})
 
 CLOSE_SECONDS = 5.0
 """A stop waits this long for captures to be closed and noted, whatever SHUTDOWN_TIMEOUT grants to rendering."""
-
-DISK_CHECK_SECONDS = 1.0
-"""How old our idea of the free disk space may be: new calls at full rate cannot fill 1 GiB in this time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What is let in; plain values, see siprec.config."""
-
-    sources: Sequence[RecordingSource]
-    max_sessions: int
-    rate: float
-    disk_reserve: int
-    strict: bool
-    plain_calls: bool
-    accept_unknown_replaces: bool = True
 
 
 class Recorder:
@@ -96,13 +63,20 @@ class Recorder:
     ) -> None:
         self._use = facilities
         self._limits = limits
-        self._subject_of = subject_of
-        self._rate = RateLimiter(limits.rate)
-        self._free: tuple[float, bool] = (-DISK_CHECK_SECONDS, True)
         self._by_dialog: dict[DialogKey, Call] = {}
         self._by_invite: dict[str, Call] = {}
         self._calls: dict[str, Call] = {}
         self._arriving = 0  # INVITEs let in, whose session is still being looked for
+        self._offered: set[Call] = set()  # new sessions that are not answered yet
+        self.log = log.get()
+        self.gate = Gate(
+            limits,
+            facilities.policy.root,
+            live=self._live_at_most,
+            setting_up=lambda: self._arriving + len(self._offered),
+            subject_of=subject_of,
+            log=self.log,
+        )
         self.neighbours = Neighbours(facilities, calls=self._calls, start=self._start, log=log.get())
         self._recovery = Recovery(
             facilities,
@@ -111,12 +85,7 @@ class Recorder:
             adopt=self.neighbours.adopt,
             accept_unknown=limits.accept_unknown_replaces,
         )
-        self._told: dict[str, float] = {}
-        self._sources: dict[str, RecordingSource | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.draining = False
-        self.refused: Counter[str] = Counter()
-        self.log = log.get()
         facilities.observers.on("error", lambda error: self.log.error("observer failed", error=repr(error)))
 
     @property
@@ -124,55 +93,16 @@ class Recorder:
         """Sessions that hold ports now, or are about to."""
         return self._arriving + sum(call.data.live or call.data.state is State.OFFERED for call in self._calls.values())
 
-    # ------------------------------------------------------------------ asked by the endpoint
-
-    def admit(self, request: Request, flow: Flow, now: float) -> int | None:
-        """Whether a request outside a dialog is let in: None, or the seconds after which it may come again.
-
-        Asked before the request costs any memory; the endpoint then answers 503 by itself.
-        """
-        if request.method not in {"INVITE", "OPTIONS"}:
-            return None
-        reason = self._overload(request.method, flow, now, carries_on="Replaces" in request.headers)
-        if reason is None:
-            return None
-        self.refused[reason] += 1
-        self.log.warning("refused for now", reason=reason, method=request.method, source=flow.remote[0])
-        return RETRY_AFTER
-
-    def _overload(self, method: str, flow: Flow, now: float, *, carries_on: bool) -> str | None:
-        if self.draining:
-            return "shutting down"
-        if self.live >= self._limits.max_sessions and not carries_on:
-            return "MAX_SESSIONS reached"
-        if not self._disk_has_room(now):
-            return "less than DISK_RESERVE free"
-        source = self._identify(flow)
-        if method == "INVITE" and not self._rate.allow(source.name if source else flow.remote[0], now):
-            return "SIP_RATE exceeded"
-        return None
+    def _live_at_most(self) -> int:
+        """`live` where it may matter: counting them for each of many INVITEs costs more than the INVITE."""
+        most = self._arriving + len(self._calls)
+        return most if most < self._limits.max_sessions else self.live
 
     # ------------------------------------------------------------------ called by the pump
 
     def handle(self, event: Event, now: float) -> None:
         """Hand an event of the endpoint to the call it belongs to."""
         self._HANDLERS[type(event)](self, event, now)
-
-    def is_listed(self, address: str) -> bool:
-        """Whether SIP_ALLOW lists `address`; asked before anything from it is parsed."""
-        return self._source(address) is not None
-
-    def _source(self, address: str) -> RecordingSource | None:
-        """The listed source of `address`; asked several times for each message."""
-        if address not in self._sources:
-            if len(self._sources) >= SOURCES_LIMIT:
-                self._sources.clear()
-            self._sources[address] = identify(self._limits.sources, address)
-        return self._sources[address]
-
-    def _identify(self, flow: Flow) -> RecordingSource | None:
-        source = self._source(flow.remote[0])
-        return None if source is None else identity_of(source, self._subject_of(flow))
 
     # ------------------------------------------------------------------ events
 
@@ -200,7 +130,7 @@ class Recorder:
 
     def _in_dialog(self, event: RequestReceived, dialog: Dialog, now: float) -> None:
         call = self._by_dialog.get(dialog.key)
-        source = self._identify(event.flow)
+        source = self.gate.identify(event.flow)
         if call is None:
             self._answer(event, 481, now)
         elif source is None or source.name != call.data.identity:
@@ -213,7 +143,7 @@ class Recorder:
 
     def _unknown_dialog(self, event: UnknownDialog, now: float) -> None:
         """A request in a dialog that is not here: it may be stored, or an INVITE may bring its own recovery."""
-        source = self._identify(event.flow)
+        source = self.gate.identify(event.flow)
         received = RequestReceived(event.transaction, event.request, event.flow, None)
         if self._contradicts(received, now):
             return
@@ -225,7 +155,7 @@ class Recorder:
             self._spawn(self._find_dialog(received, source))
 
     def _invite(self, event: RequestReceived, now: float) -> None:
-        source = self._identify(event.flow)
+        source = self.gate.identify(event.flow)
         assert source is not None, "unlisted sources are dropped before parsing"
         try:
             body = bodies.read(event.request)
@@ -331,6 +261,7 @@ class Recorder:
 
     def watch(self, interval: float) -> None:
         """Look after all sessions every `interval` seconds, after interrupted ones more often, until `stop`."""
+        self._spawn(self.gate.watch())
         self._spawn(self._watch(interval))
 
     async def _watch(self, interval: float) -> None:
@@ -350,7 +281,7 @@ class Recorder:
     # ------------------------------------------------------------------ counting and beginning
 
     def _count(self, reason: str, event: RequestReceived, **details: str) -> None:
-        self.refused[reason] += 1
+        self.gate.refused[reason] += 1
         self.log.warning(
             "request refused", reason=reason, method=event.request.method, source=event.flow.remote[0], **details
         )
@@ -361,6 +292,7 @@ class Recorder:
         call.data.plain = not recognise(event.request, bodies.read(event.request).parts).is_recording_session
         call.log.info("call offered", source=event.flow.remote[0], identity=source.name)
         self._calls[call.data.session_id] = call
+        self._offered.add(call)
         self._by_invite[event.transaction] = call
         call.invites.add(event.transaction)
         self._spawn(self._run(call))
@@ -370,10 +302,15 @@ class Recorder:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _has_dialog(self, call: Call, key: DialogKey) -> None:
+        self._by_dialog[key] = call
+        self._offered.discard(call)
+
     async def _run(self, call: Call) -> None:
         try:
-            await call.run(lambda key: self._by_dialog.__setitem__(key, call))
+            await call.run(lambda key: self._has_dialog(call, key))
         finally:
+            self._offered.discard(call)
             self._recovery.bury(call)
             self._calls.pop(call.data.session_id, None)
             for invite in call.invites:
@@ -405,7 +342,7 @@ class Recorder:
             self._post(self._by_dialog.get(event.dialog.key), event)
 
     def _dropped(self, event: MessageRefused, _: float) -> None:
-        self.refused[event.reason] += 1
+        self.gate.refused[event.reason] += 1
         self.log.debug("message refused", source=event.flow.remote[0], reason=event.reason)
 
     def _over(self, event: DialogEnded, _: float) -> None:
@@ -425,16 +362,6 @@ class Recorder:
     }
 
     # ------------------------------------------------------------------ start and stop
-
-    def count_refused(self, address: str, transport: str) -> None:
-        """Something came from an address that SIP_ALLOW does not list; said once a minute for each address."""
-        self.refused["SIP_ALLOW"] += 1
-        now = clock.monotonic()
-        if now - self._told.get(address, -TELL_SECONDS) >= TELL_SECONDS:
-            if len(self._told) >= TOLD_LIMIT:
-                self._told.clear()
-            self._told[address] = now
-            self.log.warning("source is not listed", source=address, transport=transport, setting="SIP_ALLOW")
 
     def observe_end(self, tell: Callable[[SessionRecord], None]) -> None:
         """Have `tell` called with each session once its recording is finished, for good or bad."""
@@ -463,7 +390,7 @@ class Recorder:
 
         Returns how many recordings were left for the next start.
         """
-        self.draining = True
+        self.gate.draining = True
         calls = list(self._calls.values())
         for call in calls:
             call.post(Stop("server stopped"))
@@ -487,7 +414,7 @@ class Recorder:
 
     async def hand_over(self) -> None:
         """Leave every call where it stands to a successor: no BYE, no rendering, no port given back."""
-        self.draining = True
+        self.gate.draining = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -506,13 +433,6 @@ class Recorder:
     def _answer(self, event: RequestReceived, status: int, now: float, headers: Sequence[tuple[str, str]] = ()) -> None:
         own = contact(event.flow, self._use.policy.external)
         self._use.endpoint.respond(event.transaction, status, headers=headers, contact=own, now=now)
-
-    def _disk_has_room(self, now: float) -> bool:
-        checked, room = self._free
-        if now - checked >= DISK_CHECK_SECONDS:
-            room = free_bytes(self._use.policy.root) > self._limits.disk_reserve
-            self._free = (now, room)
-        return room
 
 
 def _take_over(event: RequestReceived, how: How, source: RecordingSource, found: Found, own: Call | None) -> TakeOver:
@@ -543,14 +463,6 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free for us on the file system of `path`; 0 when it cannot be asked."""
-    try:
-        return shutil.disk_usage(path).free
-    except OSError:
-        return 0
 
 
 def observers() -> EventEmitter:

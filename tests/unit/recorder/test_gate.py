@@ -1,0 +1,97 @@
+"""Overload: what is late for long enough closes the gate to new calls, and to nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from siprec import clock, log
+from siprec.recorder.gate import (
+    BEAT_SECONDS,
+    LATE_SECONDS,
+    PATIENCE_SECONDS,
+    RETRY_AFTER,
+    SETUPS_LIMIT,
+    Gate,
+    Lateness,
+    Limits,
+)
+from siprec.session.admission import RecordingSource
+from siprec.sip.flow import Flow
+from siprec.sip.message import Headers, Request
+
+FLOW = Flow("udp", ("127.0.0.1", 5060), ("127.0.0.2", 5060))
+SOURCES = (RecordingSource("loopback", (ipaddress.ip_network("127.0.0.0/8"),)),)
+LIMITS = Limits(SOURCES, max_sessions=5000, rate=2000, disk_reserve=0, strict=False, plain_calls=False)
+HICCUP = PATIENCE_SECONDS - BEAT_SECONDS
+
+
+def late_beats(lateness: Lateness, begin: float, seconds: float) -> Iterator[float]:
+    """The times of beats that are each just too late, for so long."""
+    now = begin
+    due = lateness.beat(now)
+    while now < begin + seconds:
+        now = due + LATE_SECONDS * 1.01
+        due = lateness.beat(now)
+        yield now
+
+
+def test_a_loop_in_time_is_never_too_late() -> None:
+    lateness = Lateness()
+    now = 100.0
+    assert not lateness.too_long(now)
+    for _ in range(1000):
+        now = lateness.beat(now) + LATE_SECONDS * 0.99
+        assert not lateness.too_long(now)
+
+
+def test_late_for_long_enough_is_overload_until_it_is_in_time_again() -> None:
+    lateness = Lateness()
+    found = [(now, lateness.too_long(now)) for now in late_beats(lateness, 100.0, 2 * PATIENCE_SECONDS)]
+    first_due = 100.0 + BEAT_SECONDS
+    assert [too_long for _, too_long in found] == [now - first_due >= PATIENCE_SECONDS for now, _ in found]
+    now = found[-1][0] + BEAT_SECONDS
+    lateness.beat(now)
+    assert not lateness.too_long(now)
+
+
+@pytest.mark.parametrize(("silent", "expected"), [(HICCUP, False), (PATIENCE_SECONDS, True)])
+def test_a_beat_that_does_not_come_counts_while_it_is_missing(silent: float, expected: bool) -> None:
+    lateness = Lateness()
+    due = lateness.beat(0.0)
+    assert lateness.too_long(due + silent) == expected
+
+
+def invite(*headers: tuple[str, str], method: str = "INVITE") -> Request:
+    return Request(method, "sip:srs@example.com", Headers(headers))
+
+
+def gate(root: Path, *, setting_up: int = 0) -> Gate:
+    return Gate(LIMITS, root, live=lambda: 0, setting_up=lambda: setting_up, subject_of=lambda _: None, log=log.get())
+
+
+@pytest.mark.parametrize(("waiting", "answer"), [(SETUPS_LIMIT - 1, None), (SETUPS_LIMIT, RETRY_AFTER)])
+def test_no_more_calls_are_set_up_at_once_than_the_limit(tmp_path: Path, waiting: int, answer: int | None) -> None:
+    assert gate(tmp_path, setting_up=waiting).admit(invite(), FLOW, 0.0) == answer
+
+
+def test_what_carries_a_session_on_and_what_asks_how_we_are_is_let_in(tmp_path: Path) -> None:
+    full = gate(tmp_path, setting_up=SETUPS_LIMIT)
+    assert full.admit(invite(("Replaces", "1@example.com;to-tag=2;from-tag=3")), FLOW, 0.0) is None
+    assert full.admit(invite(method="OPTIONS"), FLOW, 0.0) is None
+    assert full.refused.total() == 0
+
+
+async def test_the_gate_closes_while_the_loop_stands_still(tmp_path: Path) -> None:
+    guarded = gate(tmp_path)
+    watching = asyncio.create_task(guarded.watch())
+    await asyncio.sleep(0)  # it has looked once; nobody lets it look again
+    now = clock.monotonic()
+    assert guarded.admit(invite(), FLOW, now) is None
+    assert guarded.admit(invite(), FLOW, now + BEAT_SECONDS + PATIENCE_SECONDS) == RETRY_AFTER
+    assert guarded.refused == {"too many calls for this machine": 1}
+    watching.cancel()

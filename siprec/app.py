@@ -329,6 +329,7 @@ def policy(settings: Settings, node: str) -> Policy:
         segment_seconds=settings.SEGMENT_SECONDS,
         rtp_timeout=settings.RTP_TIMEOUT,
         session_timeout=settings.SESSION_TIMEOUT,
+        metadata_keep=settings.METADATA_KEEP,
         finish=FinishOptions(settings.AUDIO_FORMAT, settings.CAPTURE_KEEP),
     )
 

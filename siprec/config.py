@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from siprec.errors import ConfigurationError
+from siprec.metadata.minimise import FIELDS
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -73,6 +74,16 @@ def parse_sources(value: Any) -> Any:
     return tuple(_source(entry) for entry in _split(value)) if isinstance(value, str) else value
 
 
+def parse_fields(value: Any) -> Any:
+    """`names,aors` as a set, `none` as the empty one. Raises ValueError naming what is no field."""
+    if not isinstance(value, str):
+        return value
+    named = frozenset(_split(value)) - {"none"}
+    if unknown := named - FIELDS:
+        raise ValueError(f"{', '.join(sorted(unknown))}: not among {', '.join(sorted(FIELDS))}")
+    return named
+
+
 def parse_addresses(value: Any) -> Any:
     """`192.0.2.1` or `192.0.2.1,2001:db8::1` as IP addresses."""
     if not isinstance(value, str):
@@ -105,6 +116,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]
 Sources = Annotated[tuple[Source, ...], BeforeValidator(parse_sources)]
+Fields = Annotated[frozenset[str], BeforeValidator(parse_fields)]
 Addresses = Annotated[tuple[IpAddress, ...], BeforeValidator(parse_addresses)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -158,6 +170,9 @@ class Settings(BaseModel):
     SESSION_CHECK_INTERVAL: Annotated[Duration, Field(gt=0)] = _setting("10s", "how often sessions are checked")
     REPLACES_UNKNOWN: Literal["accept", "reject"] = _setting(
         "accept", "Replaces that names a session the store cannot be asked for"
+    )
+    METADATA_KEEP: Fields = _setting(
+        ",".join(sorted(FIELDS)), "what of the metadata may be recorded; `none`: ids, times and labels alone"
     )
     SEGMENT_SECONDS: Duration = _setting(0, "length of a capture file; 0 is one per part")
     REDIS_URL: SecretStr | None = _setting(None, "shared store: redis://, rediss://, redis+sentinel://")
@@ -253,6 +268,8 @@ def _written(value: Any) -> str:
             return f"{value:g}"
         case tuple():
             return ",".join(_written(each) for each in value)
+        case frozenset():
+            return ",".join(sorted(value)) or "none"
         case {"name": name, "networks": networks}:
             listed = "|".join(map(str, networks))
             return name if listed in {name, f"{name}/32", f"{name}/128"} else f"{name}={listed}"

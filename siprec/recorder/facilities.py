@@ -14,6 +14,7 @@ from siprec.archive.folder import day_of
 from siprec.cluster.base import Cluster, SingleNode
 from siprec.media.capture import Capture
 from siprec.media.source import SourcePolicy
+from siprec.metadata.minimise import FIELDS
 from siprec.recorder.finish import FinishOptions
 from siprec.recorder.intake import Ports
 from siprec.recorder.negotiation import IpAddress
@@ -35,6 +36,7 @@ class Policy:
     segment_seconds: float = 0
     rtp_timeout: float = 60.0
     session_timeout: float = 30.0
+    metadata_keep: frozenset[str] = FIELDS
     finish: FinishOptions = field(default_factory=FinishOptions)
 
     def folder(self, session_id: str) -> Path:

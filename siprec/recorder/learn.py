@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
+
 from siprec import clock
 from siprec.errors import MetadataError
 from siprec.log import Logger
-from siprec.metadata import merge
-from siprec.metadata.model import Recording
+from siprec.metadata import merge, xml
+from siprec.metadata.minimise import FIELDS, minimise
+from siprec.metadata.model import Recording, SnapshotRequest
 from siprec.recorder import describe
 from siprec.recorder.dossier import timestamp
 from siprec.recorder.leg import Leg
@@ -21,10 +25,11 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
 
     Returns whether a complete document was among them.
     """
-    complete = False
+    complete, keep = False, leg.metadata_keep
     at_ns = headers.received_at(request, clock.wall_ns())
-    for part, update in zip(body.metadata, body.documents, strict=True):
-        name = leg.keep_body(part.body)
+    for part, told in zip(body.metadata, body.documents, strict=True):
+        update = minimise(told, keep=keep) if isinstance(told, Recording) else told
+        name = leg.keep_body(part.body if keep >= FIELDS else _least(update))
         if isinstance(update, MetadataError):
             record.metadata.faults.append(f"{name}: {update.reason}")
             record.metadata.revision += 1
@@ -36,16 +41,25 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
             leg.note("metadata", file=name, changes=[_told(each) for each in changes])
     describe.assign_participants(record)
     if not body.metadata:
-        _learn_from_headers(record, request)
+        _learn_from_headers(record, request, keep)
     return complete
 
 
-def _learn_from_headers(record: SessionRecord, request: Request) -> None:
+def _learn_from_headers(record: SessionRecord, request: Request, keep: Collection[str]) -> None:
     """Participants of a call that comes without metadata, as far as its headers name them."""
-    named = headers.described(request, plain=record.call.plain and not record.metadata.participants)
+    told = headers.described(request, plain=record.call.plain and not record.metadata.participants)
+    named = minimise(told, keep=keep)
     if named.participants:
         merge.apply(record.metadata, named, at_ns=headers.received_at(request, clock.wall_ns()))
         describe.assign_participants(record)
+
+
+def _least(update: Recording | SnapshotRequest | MetadataError) -> bytes:
+    """What is kept of a body of which not all may be: nothing of one that cannot be read."""
+    if isinstance(update, Recording):
+        with contextlib.suppress(MetadataError):  # what one dialect says may be too long in another
+            return xml.build(update)
+    return b""
 
 
 def held(record: SessionRecord, channel: Channel) -> bool:

@@ -105,6 +105,11 @@ class Leg:
         )
 
     @property
+    def metadata_keep(self) -> frozenset[str]:
+        """Which of `minimise.FIELDS` may be recorded."""
+        return self._use.policy.metadata_keep
+
+    @property
     def opened(self) -> bool:
         return self._intake is not None
 

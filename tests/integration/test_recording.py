@@ -47,3 +47,14 @@ async def test_two_voices_end_up_on_two_channels(tmp_path: Path, transport: str)
     assert not (folder.path / "parts").exists()
     events = [json.loads(line)["event"] for line in (folder.path / "events.jsonl").read_text().splitlines()]
     assert events == ["invite", "metadata", "ack", "ended"]
+
+
+async def test_what_policy_does_not_name_reaches_no_file(tmp_path: Path) -> None:
+    with serving(tmp_path, METADATA_KEEP="names") as server:
+        await place(server, transport="udp", duration=0.5)
+        server.wait_for("recording ready")
+        (folder,) = server.recordings()
+    assert [each.participant for each in folder.read().channels] == ["Alice", "Bob"]
+    written = {each.name: each.read_bytes() for each in folder.path.rglob("*") if each.is_file()}
+    assert b"Alice" in written["0001.xml"]
+    assert not [name for name, data in written.items() if b"alice@example.com" in data]

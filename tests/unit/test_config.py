@@ -136,3 +136,10 @@ def test_the_example_file_uncommented_changes_nothing(tmp_path: Path) -> None:
     ]
     (tmp_path / ".env").write_text("\n".join(line for line in lines if not line.startswith(" ")))
     assert config.read({}, tmp_path / ".env").settings == read().settings
+
+
+def test_metadata_fields_are_known_ones() -> None:
+    assert {"names", "aors"} == read(METADATA_KEEP="names, aors").settings.METADATA_KEEP
+    assert frozenset() == read(METADATA_KEEP="none").settings.METADATA_KEEP
+    with pytest.raises(ConfigurationError, match="METADATA_KEEP.*faces"):
+        read(METADATA_KEEP="names,faces")

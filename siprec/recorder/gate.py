@@ -76,16 +76,13 @@ class Lateness:
         if self._due is None or now - self._due < LATE_SECONDS:
             self._late_since = None
         elif self._late_since is None:
-            self._late_since = self._due
+            self._late_since = now
         self._due = now + BEAT_SECONDS
         return self._due
 
     def too_long(self, now: float) -> bool:
-        """Whether it has come late, or not at all, for `PATIENCE_SECONDS`."""
-        since = self._late_since
-        if since is None and self._due is not None and now - self._due >= LATE_SECONDS:
-            since = self._due
-        return since is not None and now - since >= PATIENCE_SECONDS
+        """Whether it has always come late for `PATIENCE_SECONDS`. Once is not enough: the machine stood still."""
+        return self._late_since is not None and now - self._late_since >= PATIENCE_SECONDS
 
 
 class Gate:

@@ -54,6 +54,9 @@ FINISH_SECONDS = 120.0
 GROWTH = 1.5
 """From one number of calls to the next when the limit is looked for."""
 
+LATE_MS = 1000.0
+"""A generator that is later has less than a core, its own work or that of other programs being too much."""
+
 FULL = 0.97
 """Share of a core from which it is the limit."""
 
@@ -179,12 +182,15 @@ class Run:
 
     @property
     def limit(self) -> str | None:
-        """What stood in the way of more calls, None when nothing did."""
-        if self.core_busy >= FULL:
-            return "core of the server"
-        if self.outcome.busy >= FULL:
-            return "core of the generator"
-        return "unknown" if self.faults else None
+        """What stands in the way of more calls, None when nothing does."""
+        causes = {
+            "core of the server": self.core_busy >= FULL,
+            "core of the generator": self.outcome.busy >= FULL or self.outcome.late_ms >= LATE_MS,
+            "disk": "session is unjournaled" in self.complaints,
+            "ports or open files": self.calls >= self.most,
+        }
+        found = [name for name, stands in causes.items() if stands]
+        return ", ".join(found) or ("unknown" if self.faults else None)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -326,12 +332,13 @@ def _once(generator: str, calls: int, options: argparse.Namespace) -> Run:
                 raise RuntimeError("the worker of the server has been replaced")
         lengths = [line["seconds"] for line in server.log if line["event"] == READY]
         manifests = [each.read() for each in server.recordings()][before.ready :]
+        complaints = dict(Counter(str(line["event"]) for line in list(server.log) if line.get("level") != "info"))
     return Run(
         calls, options.each, warm, before, begin, end, outcome, lags,
         float(np.mean(lengths[begin.ready : end.ready] or [options.ramp])),
         Counter(str(each.verdict) for each in manifests),
         sum(channel.packets for each in manifests for channel in each.channels),
-        dict(Counter(str(line["event"]) for line in server.log if line.get("level") != "info")),
+        complaints,
         most,
     )  # fmt: skip
 

@@ -21,9 +21,11 @@ from siprec.cluster.boot import Boot, begin
 from siprec.config import Configuration, Settings
 from siprec.errors import ConfigurationError, ListenError
 from siprec.fdstore import FdStore, from_environment
+from siprec.media.capture import Capture
 from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPool
 from siprec.media.source import SourcePolicy
+from siprec.media.workers.remote import RemoteCapture
 from siprec.media.writer import Fault
 from siprec.net import tls
 from siprec.net.address import bound_socket
@@ -152,7 +154,7 @@ async def _facilities(
     stack.callback(files.shutdown, wait=False)
     pool = RenderPool()
     stack.callback(pool.close)
-    capture = LocalCapture(receive=settings.RTP_RECEIVE, backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
+    capture = _capture(settings)
     capture.start()
     stack.callback(capture.stop)
     boot = begin(settings.state_dir, lambda: secrets.token_hex(8))
@@ -179,6 +181,14 @@ async def _facilities(
         boot=boot.current,
         cluster=cluster,
     )
+
+
+def _capture(settings: Settings) -> Capture:
+    """In this process, or in MEDIA_WORKERS of their own. Raises ConfigurationError for a tier that cannot run here."""
+    if settings.MEDIA_WORKERS:
+        workers, backlog = settings.MEDIA_WORKERS, settings.RTP_BACKLOG
+        return RemoteCapture(workers, receive=settings.RTP_RECEIVE, backlog_bytes=backlog, on_fault=tell_fault)
+    return LocalCapture(receive=settings.RTP_RECEIVE, backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
 
 
 async def _shared_state(

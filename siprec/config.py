@@ -37,6 +37,9 @@ SECRETS = ("REDIS_URL", "HTTP_TOKEN")
 
 PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fc00::/7,fe80::/10"
 
+MAX_MEDIA_WORKERS = 64
+"""Each has an arena of 8 MiB and 60 MB of interpreter; the ports of one address are used up long before."""
+
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNIT_BYTES = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base ** (power + 1)
@@ -155,7 +158,9 @@ class Settings(BaseModel):
     RTP_BACKLOG: Size = _setting("512MiB", "memory for packets that a slow disk cannot take yet")
     RTP_TIMEOUT: Duration = _setting("60s", "silence on all streams after which the SRC is probed")
     MAX_SESSIONS: Annotated[int, Field(ge=1)] | None = _setting(None, "live sessions; above it 503")
-    MEDIA_WORKERS: Annotated[int, Field(ge=1)] = _setting(1, "capture processes")
+    MEDIA_WORKERS: Annotated[int, Field(ge=0, le=MAX_MEDIA_WORKERS)] = _setting(
+        0, "processes that capture, beside the one that speaks SIP; 0: that one captures too"
+    )
     RECORDING_DIR: Path = _setting(Path("recordings"), "where recordings go")
     STATE_DIR: Path | None = _setting(None, "local journal; RECORDING_DIR/.state when unset")
     DISK_RESERVE: Size = _setting("1GiB", "free space below which new calls get 503")
@@ -324,7 +329,6 @@ def _sentence(error: Any) -> str:
 
 
 _UNBUILT: Mapping[str, str] = {
-    "MEDIA_WORKERS": "more than one capture process is not built yet: one is used",
     "HTTP_TOKEN": "the API and page are not built yet",
     "HTTP_PORT": "the API and page are not built yet",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which a call would meet them."""
-    groups = (_listeners, _tls, _limits, _tier, _receive_buffer, _disk)
+    groups = (_listeners, _tls, _limits, _tier, _workers, _receive_buffer, _disk)
     return [finding for group in groups for finding in group(settings)]
 
 
@@ -115,6 +116,19 @@ def _receive_buffer(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"{text}: raise it with sysctl -w net.core.rmem_max=1048576", "warning")
     else:
         yield Finding(text, "ok")
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    workers, cores = settings.MEDIA_WORKERS, len(os.sched_getaffinity(0))
+    if workers == 0:
+        yield Finding(f"the process that speaks SIP captures too, on one of {cores} cores (MEDIA_WORKERS)", "ok")
+    elif workers < cores:
+        yield Finding(f"{workers} of {cores} cores for processes that capture (MEDIA_WORKERS)", "ok")
+    else:
+        text = (
+            f"MEDIA_WORKERS: {workers} processes that capture leave none of {cores} cores to signalling and rendering"
+        )
+        yield Finding(text, "warning")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

@@ -78,6 +78,7 @@ ROW = np.dtype(
         ("first_ns", "<i8"),
         ("last_ns", "<i8"),
         ("last_at", "<f8"),
+        ("jitter_ms", "<f8"),
     ]
 )
 """What changes all the time of `StreamCounters` and `Liveness`."""
@@ -269,6 +270,8 @@ class StreamTable:
         rows["packets"] = self.accepted[index] + self.paused[index]
         for name in ("accepted", "octets", "rtcp", "first_ns", "last_ns", "last_at"):
             rows[name] = getattr(self, name)[index]
+        reception = self.reception[index]
+        rows["jitter_ms"] = reception["jitter"] * 1000 / np.maximum(reception["rate"], 1)
         # A stream that ended meanwhile: its row may be another's by now.
         now = np.array([streams[each].index for each in which.tolist()], np.int64)
         current: NDArray[np.void] = rows[now == index]

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from siprec.errors import SiprecError
-from tests.failover import disk, network, node, redis, restart, worker
+from tests.failover import disk, media, network, node, redis, restart, worker
 from tests.failover.figures import Row, table
 from tests.load.machine import disturbed, raise_descriptor_limit
 
@@ -28,6 +28,7 @@ Driver = Callable[[Path, bool], Awaitable[list[Row]]]
 FAILURES: dict[str, Driver] = {
     "worker": worker.killed,
     "upgrade": worker.upgraded,
+    "media": media.killed,
     "restart": restart.restarted,
     "network": network.cut_off,
     "node": node.lost,

@@ -27,7 +27,7 @@ async def killed(root: Path, quick: bool) -> list[Row]:
         f"worker killed with -9, {kills} times", f"median 0 packets, at most {TICK_PACKETS}; same id; BYE 200", sessions
     )
 
-    await _repeated(row, root, kills, Server.kill_worker, proof="worker died")
+    await repeated(row, root, kills, Server.kill_worker, proof="worker died")
     row.expect(row.line()["packets_lost_median"] == 0, "the median is above 0")
     row.expect(max(row.packets_lost) <= TICK_PACKETS, "more than a tick was lost")
     return [row]
@@ -37,18 +37,20 @@ async def upgraded(root: Path, quick: bool) -> list[Row]:
     """SIGHUP: the keeper replaces the worker."""
     times, sessions = (1, 4) if quick else (5, 25)
     row = Row(f"upgrade by SIGHUP, {times} times", "0 packets; same id; BYE 200", sessions)
-    await _repeated(row, root, times, lambda server: server.process.send_signal(signal.SIGHUP), proof="handing over")
+    await repeated(row, root, times, lambda server: server.process.send_signal(signal.SIGHUP), proof="handing over")
     row.expect(max(row.packets_lost) == 0, "packets were lost")
     return [row]
 
 
-async def _repeated(row: Row, root: Path, times: int, replace: Callable[[Server], None], *, proof: str) -> None:
+async def repeated(
+    row: Row, root: Path, times: int, replace: Callable[[Server], None], *, proof: str, **environ: str
+) -> None:
     """Have the worker replaced so often, and count. `proof`: what the log must say of each time."""
     marks: list[Marks] = []
     down: list[float] = []
     replaced: list[int] = []
     between = random.Random(row.failure)
-    with serving(root, CAPTURE_KEEP="always") as server:
+    with serving(root, CAPTURE_KEEP="always", **environ) as server:
         await heard(server, "ready to record")
         async with calling(server.uri, row.sessions) as calls:
             before = [folder.session_id for folder in server.recordings()]

@@ -73,6 +73,15 @@ class Server:
             time.sleep(0.01)
         return int(ready[-1]["pid"])
 
+    def media_workers(self) -> list[int]:
+        """Process ids of those that capture for the worker."""
+        found = []
+        for pid in _children(self.worker):
+            with suppress(OSError):
+                if b"siprec.media.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return sorted(found)
+
     def recordings(self) -> list[RecordingFolder]:
         """All recordings so far, oldest first."""
         return list(walk(self.root))

@@ -101,7 +101,7 @@ def test_a_secret_given_twice_or_unreadable_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_built_yet_warns() -> None:
-    assert any(each.startswith("MEDIA_WORKERS") for each in read(MEDIA_WORKERS="2").warnings)
+    assert any(each.startswith("HTTP_PORT") for each in read(HTTP_PORT="8081").warnings)
 
 
 def test_redis_needs_its_address() -> None:

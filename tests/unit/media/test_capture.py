@@ -1,4 +1,7 @@
-"""Capture from sockets to files, threads and all, over loopback."""
+"""Capture from sockets to files, threads and processes and all, over loopback.
+
+What a test asks of `rig` holds for both ways to read sockets, and for capture in processes of its own.
+"""
 
 import resource
 import shutil
@@ -17,6 +20,7 @@ from siprec.media.local import LocalCapture
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.tiers import Choice, available
+from siprec.media.workers.remote import RemoteCapture
 from siprec.rtp import packets, rtcp
 
 HOST = "127.0.0.1"
@@ -55,13 +59,14 @@ class Line:
 class Rig:
     """A running capture with everything to feed it."""
 
-    def __init__(self, engine: Capture, folder: Path) -> None:
+    def __init__(self, engine: Capture, folder: Path, faults: list[Fault]) -> None:
         self.engine = engine
         self.folder = folder
-        self.faults: list[Fault] = []
+        self.faults = faults
         self.pool = PortPool(HOST, 43_000, 43_199)
         self.lines: list[Line] = []
         self.pairs: list[PortPair] = []
+        self.sessions: list[SessionCapture] = []
 
     def pair(self) -> PortPair:
         self.pairs.append(self.pool.acquire(0.0))
@@ -74,10 +79,14 @@ class Rig:
     def session(self, name: str = "a", *, segment_seconds: float = 0.0) -> SessionCapture:
         directory = self.folder / name
         directory.mkdir()
-        return self.engine.open(directory, segment_seconds=segment_seconds)
+        self.sessions.append(self.engine.open(directory, segment_seconds=segment_seconds))
+        return self.sessions[-1]
 
     def stop(self) -> None:
         self.engine.stop()
+        self.give_back()
+
+    def give_back(self) -> None:
         for pair in self.pairs:
             self.pool.release(pair, 0.0)
         for line in self.lines:
@@ -88,18 +97,41 @@ class Rig:
 def build(folder: Path, tier: Choice = "auto", **options: object) -> Rig:
     faults: list[Fault] = []
     engine = LocalCapture(tick=0.02, on_fault=faults.append, receive=tier, **options)  # type: ignore[arg-type]
-    rig = Rig(engine, folder)
-    rig.faults = faults
     engine.start()
-    return rig
+    return Rig(engine, folder, faults)
 
 
-@pytest.fixture(params=available())
+WORKERS = "workers"
+
+
+@pytest.fixture(params=[*available(), WORKERS])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    made = build(tmp_path, request.param)
-    yield made
-    made.stop()
-    assert [fault for fault in made.faults if fault.cause == "internal"] == []
+    if request.param is WORKERS:
+        engine, faults = request.getfixturevalue("workers")
+        made = Rig(engine, tmp_path, faults)
+        yield made
+        for session in made.sessions:
+            session.close().result(5)
+        made.give_back()
+    else:
+        made = build(tmp_path, request.param)
+        yield made
+        made.stop()
+    assert [fault for fault in made.faults if fault.cause in {"internal", "worker"}] == []
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[tuple[RemoteCapture, list[Fault]]]:
+    """Processes take a while to start: two serve all tests."""
+    faults: list[Fault] = []
+    engine = RemoteCapture(2, tick=0.02, on_fault=faults.append)
+    engine.start()
+    yield engine, faults
+    engine.stop()
+
+
+here = pytest.mark.parametrize("rig", available(), indirect=True)
+"""For what reaches into the process that captures."""
 
 
 def numbers(session: SessionCapture, port: int | None = None) -> list[int]:
@@ -302,6 +334,7 @@ def _first_written(stream: StreamCapture, line: Line) -> bool:
     return stream.counters().accepted > 0
 
 
+@here
 def test_old_payload_types_pass_for_a_while_after_a_new_sdp(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("siprec.media.drain.OLD_TYPES_SECONDS", 0.05)
     session, stream, line = one_stream(rig)

@@ -25,6 +25,8 @@ class NativeReceiver:
         self.arena = arena
         self.failures = 0
         self._table = table
+        self._reception = table.reception
+        self._tables = _by_stream(table)
         self._counts = np.zeros(GROUP_SOCKETS, np.int64)
         self._ends = np.zeros(GROUP_SOCKETS + 1, np.int64)
         self._out = np.empty(arena.slots * STRIDE, np.uint8)
@@ -37,35 +39,32 @@ class NativeReceiver:
         return Fill(self._counts[:visited].tolist(), used, unfinished, laid)
 
     def _arrays(self, sockets: Sockets) -> tuple[NDArray[Any], ...]:
-        """In the order of `struct memory`; taken anew each time, for the table's are other ones when it has grown."""
-        arena, table = self.arena, self._table
-        return (
-            arena.flat,
-            arena.names,
-            arena.truncated,
-            arena.length,
-            arena.time_ns,
-            table.high,
-            table.low,
-            table.port,
-            table.ssrc,
-            table.settled,
-            table.secure,
-            table.writing,
-            table.six,
-            table.payload_types,
-            table.templates,
-            table.sums,
-            table.accepted,
-            table.octets,
-            table.paused,
-            table.first_ns,
-            table.last_ns,
-            table.last_at,
-            table.reception,
-            sockets.descriptors,
-            sockets.kinds,
-            self._counts,
-            self._ends,
-            self._out,
-        )
+        """In the order of `struct memory`."""
+        if self._table.reception is not self._reception:  # the table has grown: all its arrays are other ones
+            self._reception, self._tables = self._table.reception, _by_stream(self._table)
+        arena, out = self.arena, (self._counts, self._ends, self._out)
+        slots = (arena.flat, arena.names, arena.truncated, arena.length, arena.time_ns)
+        return (*slots, *self._tables, sockets.descriptors, sockets.kinds, *out)
+
+
+def _by_stream(table: StreamTable) -> tuple[NDArray[Any], ...]:
+    return (
+        table.high,
+        table.low,
+        table.port,
+        table.ssrc,
+        table.settled,
+        table.secure,
+        table.writing,
+        table.six,
+        table.payload_types,
+        table.templates,
+        table.sums,
+        table.accepted,
+        table.octets,
+        table.paused,
+        table.first_ns,
+        table.last_ns,
+        table.last_at,
+        table.reception.view(np.uint8),  # the buffer of a structured array takes longer to ask for than all others
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media.arena import HEADROOM, STRIDE, Arena
-from siprec.media.reception import Heard, Round, follow, note
+from siprec.media.reception import Heard, Round, follow_all, note
 from siprec.media.secure import FORGED, REPLAYED, open_all
 from siprec.media.source import Arrival, Reason
 from siprec.media.streams import DEFAULT_RATE, Stream, StreamTable
@@ -125,9 +125,11 @@ class Sieve:
         assert stream is not None
         rates = stream.rates
         columns = (heard.sequence, heard.timestamp, heard.ssrc, heard.payload_type, heard.time_ns)
-        for sequence, timestamp, ssrc, kind, time_ns in zip(*(each[part].tolist() for each in columns), strict=True):
-            packet = Heard(sequence, timestamp, ssrc, kind, rates.get(kind, DEFAULT_RATE), time_ns)
-            follow(self._table.reception[index], packet)
+        packets = (
+            Heard(sequence, timestamp, ssrc, kind, rates.get(kind, DEFAULT_RATE), time_ns)
+            for sequence, timestamp, ssrc, kind, time_ns in zip(*(each[part].tolist() for each in columns), strict=True)
+        )
+        follow_all(self._table.reception, index, packets)
 
     def _hear(self, view: _View, rows: NDArray[np.int64], keep: NDArray[np.bool_]) -> None:
         """RTCP that was accepted: the latest of each stream is read."""
@@ -194,8 +196,7 @@ class Sieve:
             self._on_locked(stream)
         if not accepted:
             return []
-        for each in accepted:
-            follow(table.reception[index], _heard(each, stream))
+        follow_all(table.reception, index, (_heard(each, stream) for each in accepted))
         table.last_ns[index] = max(int(table.last_ns[index]), accepted[-1].time_ns)
         table.last_at[index] = now
         if not table.writing[index]:

@@ -5,12 +5,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from siprec.media import arena, pcap, receive, reception, tiers
-from siprec.media.arena import HEADROOM, Arena
+from siprec.media.arena import HEADROOM, STRIDE, Arena
 from siprec.media.exchange import Exchange, Identity
 from siprec.media.ports import PortPool
 from siprec.media.reception import Heard, follow
@@ -172,9 +174,38 @@ def test_an_arena_of_one_slot_takes_one_datagram_at_a_time() -> None:
     assert [each.unfinished for each in fills] == [True, True, True, False]
 
 
+def arrays_of(line: Line) -> tuple[NDArray[Any], ...]:
+    return line.receiver._arrays(receive.Sockets([line.pair.rtp], [0]), np.zeros(SLOTS * STRIDE, np.uint8))
+
+
+def test_records_stay_as_they_are_while_anyone_holds_a_part_of_them(line: Line) -> None:
+    line.send(2)
+    first = laid(line.fill()).data
+    kept, copy = first[100:200], first[100:200].tobytes()
+    del first
+    for number in range(102, 110):
+        line.send(1, first=number)
+        assert laid(line.fill()).packets == 1
+    assert kept.tobytes() == copy
+
+
+def test_rooms_are_used_again_and_no_more_than_some_are_kept(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siprec.media.native.MAX_ROOMS", 2)
+    held = []
+    for number in range(100, 104):
+        line.send(1, first=number)
+        held.append(laid(line.fill()).data)
+    assert len({each.tobytes() for each in held}) == 4
+    assert len(line.receiver._rooms) == 2
+    held.clear()
+    line.send(1, first=104)
+    line.fill()
+    assert len(line.receiver._rooms) == 2
+
+
 @pytest.mark.parametrize("place", range(28))
 def test_arrays_of_another_length_are_refused(line: Line, place: int) -> None:
-    arrays = list(line.receiver._arrays(receive.Sockets([line.pair.rtp], [0])))
+    arrays = list(arrays_of(line))
     arrays[place] = np.zeros(arrays[place].nbytes + 1, np.uint8)
     if place == 27:  # the room for records may be of any size
         assert _native.drain(tuple(arrays), 0, 0.0)[0] == 1
@@ -185,14 +216,14 @@ def test_arrays_of_another_length_are_refused(line: Line, place: int) -> None:
 
 def test_what_finds_no_room_is_left(line: Line) -> None:
     line.send(3)
-    arrays = list(line.receiver._arrays(receive.Sockets([line.pair.rtp], [0])))
+    arrays = list(arrays_of(line))
     arrays[27] = np.zeros(500, np.uint8)
     assert _native.drain(tuple(arrays), 0, 0.0) == (1, 3, 0, 0, 0, False)
     assert not arrays[27].any()
 
 
 def test_arguments_are_checked(line: Line) -> None:
-    arrays = line.receiver._arrays(receive.Sockets([line.pair.rtp], [0]))
+    arrays = arrays_of(line)
     with pytest.raises(ValueError, match="28 arrays"):
         _native.drain(arrays[:-1], 0, 0.0)
     with pytest.raises(ValueError, match="unequal length"):

@@ -15,12 +15,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "pcap records are laid as little-endian machines keep numbers"
-#endif
 
 enum { HEADROOM = 64, SLOT = 2048, STRIDE = HEADROOM + SLOT, NAME = 32, PAYLOAD_TYPES = 128 };
-enum { GROUP_SOCKETS = 512, PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100 };
+enum { PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100 };
 enum { RECORD_HEADER = 16, IPV4_HEADERS = 28, IPV6_HEADERS = 48, START = HEADROOM - RECORD_HEADER - IPV4_HEADERS };
 enum { AT_ONCE = 64, CONTROL = 64, RTP_HEADER = 12, NS = 1000000000 };
 
@@ -60,8 +57,7 @@ struct round {
     struct memory at;
     Py_ssize_t slots, streams, sockets, visits, room; /* how many of each there are; `room` in bytes of output */
     Py_ssize_t visited, used, read, laid, kept, failures; /* so far; `used` slots are left to Python */
-    Py_ssize_t aimed_at, aimed; /* slots that the headers below point to */
-    int unfinished;
+    Py_ssize_t unfinished, aimed_at, aimed; /* the headers below point to `aimed` slots */
     double now;
     struct mmsghdr headers[AT_ONCE];
     struct iovec parts[AT_ONCE];
@@ -72,8 +68,6 @@ static uint16_t read16(const uint8_t *from) { return (uint16_t)(from[0] << 8 | f
 static uint32_t read32(const uint8_t *from) { return (uint32_t)read16(from) << 16 | read16(from + 2); }
 static uint64_t read64(const uint8_t *from) { return (uint64_t)read32(from) << 32 | read32(from + 4); }
 static void put16(uint8_t *to, int64_t value) { to[0] = (uint8_t)(value >> 8), to[1] = (uint8_t)value; }
-
-/* ---- from a socket into slots ---------------------------------------------------------------------------------- */
 
 static void aim(struct round *r, Py_ssize_t slot, int count)
 {
@@ -130,8 +124,6 @@ static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t lim
     return total;
 }
 
-/* ---- what is plainly right ------------------------------------------------------------------------------------- */
-
 static int is_rtp(const uint8_t *packet, int64_t length)
 {
     if (length < RTP_HEADER || packet[0] >> 6 != 2 || (packet[1] >= 192 && packet[1] <= 223))
@@ -148,11 +140,9 @@ static int is_rtp(const uint8_t *packet, int64_t length)
 
 static int is_from(const struct memory *at, Py_ssize_t stream, const uint8_t *name)
 {
-    uint16_t family;
-    memcpy(&family, name, sizeof family);
-    uint64_t high = 0, low = (uint64_t)0xFFFF << 32 | read32(name + 4);
-    if (family == AF_INET6)
-        high = read64(name + 8), low = read64(name + 16);
+    int six = ((const struct sockaddr *)(const void *)name)->sa_family == AF_INET6;
+    uint64_t high = six ? read64(name + 8) : 0;
+    uint64_t low = six ? read64(name + 16) : (uint64_t)0xFFFF << 32 | read32(name + 4);
     return low == at->low[stream] && high == at->high[stream] && read16(name + 2) == at->port[stream];
 }
 
@@ -183,13 +173,11 @@ static int tally(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot, Py
     return (at->slots[(slot - 1) * STRIDE + HEADROOM + 1] & 127) == row->payload_type;
 }
 
-/* ---- records --------------------------------------------------------------------------------------------------- */
-
 static int64_t sum16(const uint8_t *from, int64_t length)
 {
     int64_t total = length % 2 ? from[length - 1] << 8 : 0;
-    for (int64_t i = 0; i + 1 < length; i += 2)
-        total += read16(from + i);
+    for (; length > 1; length -= 2, from += 2)
+        total += read16(from);
     return total;
 }
 
@@ -206,8 +194,8 @@ static uint8_t *lay(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot,
     int64_t length = at->length[slot], size = length + (six ? IPV6_HEADERS : IPV4_HEADERS);
     int64_t total = at->sums[2 * stream];
     memcpy(out, at->templates + 2 * stream * HEADROOM + start, (size_t)(HEADROOM - start));
-    int64_t seconds = at->time_ns[slot] / NS, rest = at->time_ns[slot] % NS;
-    memcpy(out, (uint32_t[]){(uint32_t)seconds, (uint32_t)rest, (uint32_t)size, (uint32_t)size}, RECORD_HEADER);
+    uint32_t seconds = (uint32_t)(at->time_ns[slot] / NS), rest = (uint32_t)(at->time_ns[slot] % NS);
+    memcpy(out, (uint32_t[]){seconds, rest, (uint32_t)size, (uint32_t)size}, RECORD_HEADER); /* little-endian */
     uint8_t *udp = out + (HEADROOM - start) - 8, *ip = out + RECORD_HEADER;
     memcpy(udp, name + 2, 2);
     put16(udp + 4, length + 8);
@@ -239,16 +227,14 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
     if (octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->room - r->laid)
         return 0;
     at->reception[stream] = row;
-    at->last_ns[stream] = at->time_ns[last];
-    at->last_at[stream] = r->now;
+    at->last_ns[stream] = at->time_ns[last], at->last_at[stream] = r->now;
     if (!at->writing[stream]) {
         at->paused[stream] += count;
         return 1;
     }
     if (at->first_ns[stream] == 0)
         at->first_ns[stream] = at->time_ns[slot];
-    at->accepted[stream] += count;
-    at->octets[stream] += octets;
+    at->accepted[stream] += count, at->octets[stream] += octets;
     uint8_t *out = at->out + r->laid;
     for (Py_ssize_t each = slot; each <= last; each++)
         out = lay(at, stream, each, out);
@@ -273,9 +259,8 @@ static void drain_group(struct round *r, Py_ssize_t begin)
     }
 }
 
-static PyObject *drain(PyObject *module, PyObject *arguments)
+static PyObject *drain(PyObject *Py_UNUSED(self), PyObject *arguments)
 {
-    (void)module;
     struct round r;
     Py_buffer views[ARRAYS];
     PyObject *arrays, *answer = NULL;
@@ -290,8 +275,7 @@ static PyObject *drain(PyObject *module, PyObject *arguments)
         taken++;
     if (taken == ARRAYS) {
         r.slots = views[BY_SLOT].len / sizes[BY_SLOT], r.streams = views[BY_STREAM].len / sizes[BY_STREAM];
-        r.sockets = views[BY_SOCKET].len / sizes[BY_SOCKET], r.room = views[OUT].len;
-        r.visits = views[BY_VISIT].len / sizes[BY_VISIT];
+        r.sockets = views[BY_SOCKET].len / 4, r.visits = views[BY_VISIT].len / 8, r.room = views[OUT].len;
         for (int i = 0; i < ARRAYS; i++) {
             Py_ssize_t count = i < BY_STREAM ? r.slots : i < BY_SOCKET ? r.streams : i < BY_VISIT ? r.sockets : r.visits;
             fit = fit && (i == OUT || views[i].len == (count + (i == BY_VISIT + 1)) * sizes[i]);
@@ -301,7 +285,7 @@ static PyObject *drain(PyObject *module, PyObject *arguments)
             Py_BEGIN_ALLOW_THREADS
             drain_group(&r, begin);
             Py_END_ALLOW_THREADS
-            answer = Py_BuildValue("(nnnnni)", r.visited, r.used, r.laid, r.kept, r.failures, r.unfinished);
+            answer = Py_BuildValue("(nnnnnn)", r.visited, r.used, r.laid, r.kept, r.failures, r.unfinished);
         } else
             PyErr_SetString(PyExc_ValueError, "arrays of unequal length");
     }
@@ -311,7 +295,6 @@ static PyObject *drain(PyObject *module, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {{"drain", drain, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
-static PyModuleDef_Slot slots[] = {{0, NULL}};
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, 0, methods, slots, NULL, NULL, NULL};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&module); }
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

@@ -42,7 +42,7 @@ class NativeReceiver:
         visited, used, size, packets, failures, unfinished = _native.drain(arrays, begin, clock.monotonic())
         self.failures += failures
         laid = Laid(room.lend(size), self._ends[: visited + 1], packets) if packets else None
-        return Fill(self._counts[:visited].tolist(), used, unfinished, laid)
+        return Fill(self._counts[:visited].tolist(), used, bool(unfinished), laid)
 
     def _arrays(self, sockets: Sockets, out: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
         """In the order of `struct memory`."""

@@ -83,7 +83,9 @@ def serve(
     if not (worker or check or fdstore.provided(os.environ)):
         # One heap for each of a dozen threads would be kept at its high-water mark for ever.
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-        keeper.become([sys.executable, "-P", "-m", "siprec.cli", "serve", "--worker"])
+        # What cleans up behind a process pool whose owner was killed is no line of our log.
+        quiet = ["-W", "ignore::UserWarning:multiprocessing.resource_tracker"]
+        keeper.become([sys.executable, "-P", *quiet, "-m", "siprec.cli", "serve", "--worker"])
     with _sentences():
         from siprec import app
 

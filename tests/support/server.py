@@ -147,15 +147,12 @@ def _lines(raw: bytes) -> Iterator[Line]:
 
 @contextmanager
 def serving(root: Path, **environ: str) -> Iterator[Server]:
-    """A server that is gone when the block ends. No line of its log may tell of a defect, or be anything but JSON.
-
-    After a kill Python's resource tracker cleans up behind the process pool, and says so.
-    """
+    """A server that is gone when the block ends. No line of its log may tell of a defect, or be anything but JSON."""
     server = Server(root, **environ)
     try:
         yield server
         wrong = [each for each in server.log if each["event"] in {"not json", "defect", "call failed"}]
-        assert not [each for each in wrong if "resource_tracker" not in each.get("text", "")], wrong
+        assert not wrong
     finally:
         if server.process.poll() is None:
             server.kill_all()

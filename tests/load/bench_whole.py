@@ -261,6 +261,7 @@ def _figure(run: Run, stand_ins: dict[str, bench_capture.Run], seconds: float) -
         "render_lag_s_p99": _percentile(run.lags, 99),
         "render_ms_per_call": round(run.render_ms, 1),
         "rendered_seconds": round(run.rendered_seconds, 1),
+        "render_ms_of_a_second": round(run.before.render_ms_since(run.warm), 1),
         "kib_per_call": round(run.kib_per_call, 1),
         "descriptors": run.begin.descriptors,
         "seconds": seconds,
@@ -325,14 +326,15 @@ def _once(generator: str, calls: int, options: argparse.Namespace) -> Run:
             warm = Moment.of(server)
             _calls(server, generator, *short)
             _finished(server)
-            before = Moment.of(server)
+            before, warm_lines = Moment.of(server), len(server.log)
             outcome, begin, end = _calls(server, generator, calls, options.each, options.ramp, options.seconds)
             lags = _finished(server)[begin.ready : end.ready]
             if len({moment.worker for moment in (before, begin, end, Moment.of(server))}) > 1:
                 raise RuntimeError("the worker of the server has been replaced")
         lengths = [line["seconds"] for line in server.log if line["event"] == READY]
         manifests = [each.read() for each in server.recordings()][before.ready :]
-        complaints = dict(Counter(str(line["event"]) for line in list(server.log) if line.get("level") != "info"))
+        lines = server.log[warm_lines:]
+        complaints = dict(Counter(str(line["event"]) for line in lines if line.get("level") != "info"))
     return Run(
         calls, options.each, warm, before, begin, end, outcome, lags,
         float(np.mean(lengths[begin.ready : end.ready] or [options.ramp])),

@@ -5,16 +5,16 @@ Keys are held as hashes, 30 bytes instead of 100 for each: what is found by one 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Flag
-from itertools import islice
+from itertools import chain, islice
 
 from siprec.errors import Conflict, NotFound, NotOwner
 from siprec.store import codec
 from siprec.store.base import FIND_LIMIT, TOMBSTONE_LIMIT, TOMBSTONE_SECONDS, Index, IndexKey, Reason
 from siprec.store.codec import Row, Unreadable
+from siprec.store.graves import Graves
 
 
 class Part(Flag):
@@ -40,14 +40,8 @@ class Change:
 
 @dataclass(slots=True)
 class _Entry:
-    """`hashes`: of its keys; of a row that has ended they are found again when it goes."""
-
     row: Row
     hashes: tuple[int, ...]
-
-    def filed(self) -> tuple[int, ...]:
-        """Hashes that the row is found under."""
-        return _hashes(codec.keys(self.row)) if self.row.ended else self.hashes
 
 
 class Table:
@@ -61,24 +55,24 @@ class Table:
         self._expired = expired
         self._entries: dict[str, _Entry] = {}
         self._index: dict[int, str | dict[str, None]] = {}
-        self._tombstones: deque[tuple[float, str]] = deque()
+        self._graves = Graves()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._graves)
 
     def __contains__(self, session_id: str) -> bool:
-        return session_id in self._entries
+        return self.row(session_id) is not None
 
     # ---- reading
 
     def row(self, session_id: str) -> Row | None:
         """The row of a session; safe to be called by any thread."""
         entry = self._entries.get(session_id)
-        return entry.row if entry is not None else None
+        return entry.row if entry is not None else self._graves.get(session_id)
 
     def ids(self) -> list[str]:
         """All ids; safe to be called by any thread."""
-        return list(self._entries)
+        return [*list(self._entries), *(each.session_id for each in self._graves.rows())]
 
     def get(self, session_id: str) -> Row:
         """The row of a session. Raises NotFound."""
@@ -100,19 +94,20 @@ class Table:
         self._expire()
         wanted = (index, key)
         found = self._index.get(hash(wanted), ())
-        ids = (found,) if isinstance(found, str) else tuple(islice(found, FIND_LIMIT))
-        return sorted(each for each in ids if wanted in codec.keys(self._entries[each].row))
+        living = (self._entries[each].row for each in ((found,) if isinstance(found, str) else found))
+        rows = islice(chain(living, self._graves.find(hash(wanted))), FIND_LIMIT)
+        return sorted(each.session_id for each in rows if wanted in codec.keys(each))
 
     def owned(self, node: str) -> list[str]:
         """Ids of the living sessions of `node`."""
-        return [each for each, entry in self._entries.items() if entry.row.node == node and not entry.row.ended]
+        return [each for each, entry in self._entries.items() if entry.row.node == node]
 
     # ---- writing
 
     def create(self, row: Row, keys: frozenset[IndexKey]) -> Change:
         """Take a new row, to be found under `keys`. Raises Conflict."""
         self._expire()
-        if row.session_id in self._entries:
+        if row.session_id in self:
             raise Conflict(row.session_id)
         return self._keep(row, keys)
 
@@ -157,43 +152,48 @@ class Table:
 
     def drop(self, session_id: str) -> frozenset[IndexKey]:
         """Forget a row; returns the keys it was found under."""
-        entry = self._entries.pop(session_id, None)
-        if entry is None:
+        row = self.row(session_id)
+        if row is None:
             return frozenset()
-        self._forget(session_id, entry.filed())
-        return codec.keys(entry.row)
+        self._unfile(session_id)
+        self._graves.drop(session_id)
+        return codec.keys(row)
 
     def _keep(self, row: Row, keys: frozenset[IndexKey] | None = None) -> Change:
         """`keys`: what is read from the row itself without them."""
-        session_id = row.session_id
-        known = self._entries.get(session_id)
-        old = known.row if known is not None else None
+        known = self._entries.get(row.session_id)
+        old = known.row if known is not None else self._graves.get(row.session_id)
         row = _sharing(row, old)
-        gone: frozenset[IndexKey] = frozenset()
-        filed = False
         if known is not None and _same_keys(row, known.row):
             known.row = row
-        else:
-            gone, filed = self._file(row, known, codec.keys(row) if keys is None else keys)
-        if row.ended and not (old is not None and old.ended):
-            self._tombstones.append((self._now() + TOMBSTONE_SECONDS, session_id))
-            self._expire()
-        return Change(row, _changed(row, old) | (Part.KEYS if filed else Part.NOTHING), gone)
+            return Change(row, _changed(row, old))
+        return self._file(row, old, codec.keys(row) if keys is None else keys)
 
-    def _file(self, row: Row, known: _Entry | None, keys: frozenset[IndexKey]) -> tuple[frozenset[IndexKey], bool]:
-        """Bring the index up to date for a row that replaces `known`: the keys that are gone, whether any changed."""
-        hashes = _hashes(keys)
-        if known is not None and known.filed() == hashes and bool(row.ended) == bool(known.row.ended):
+    def _file(self, row: Row, old: Row | None, keys: frozenset[IndexKey]) -> Change:
+        """Keep a row that replaces `old`, and bring the index up to date."""
+        known, hashes = self._entries.get(row.session_id), tuple(sorted(map(hash, keys)))
+        if known is not None and known.hashes == hashes and not row.ended:
             known.row = row
-            return frozenset(), False
-        gone: frozenset[IndexKey] = frozenset()
-        if known is not None:
-            gone = codec.keys(known.row) - keys
-            self._forget(row.session_id, known.filed())
-        for each in hashes:
-            self._enter(each, row.session_id)
-        self._entries[row.session_id] = _Entry(row, () if row.ended else hashes)
-        return gone, True
+            return Change(row, _changed(row, old))
+        gone = codec.keys(old) - keys if old is not None else frozenset()
+        # A thread that asks meanwhile always finds a row: entries are looked at first.
+        if row.ended:
+            self._graves.add(row, hashes, self._now() + TOMBSTONE_SECONDS)
+            self._unfile(row.session_id)
+            self._expire()
+        else:
+            if known is not None:
+                self._forget(row.session_id, known.hashes)
+            self._entries[row.session_id] = _Entry(row, hashes)
+            self._graves.drop(row.session_id)
+            for each in hashes:
+                self._enter(each, row.session_id)
+        return Change(row, _changed(row, old) | Part.KEYS, gone)
+
+    def _unfile(self, session_id: str) -> None:
+        entry = self._entries.pop(session_id, None)
+        if entry is not None:
+            self._forget(session_id, entry.hashes)
 
     def _enter(self, key: int, session_id: str) -> None:
         """Nearly all keys have one session, which is held bare; the others have a dict, however many they are."""
@@ -212,19 +212,11 @@ class Table:
                 self._index.pop(each, None)
 
     def _expire(self) -> None:
-        while self._tombstones and (len(self._tombstones) > TOMBSTONE_LIMIT or self._tombstones[0][0] <= self._now()):
-            session_id = self._tombstones.popleft()[1]
-            row = self.row(session_id)
-            if row is not None and row.ended:
-                self.drop(session_id)
-                self._expired(session_id)
+        for each in self._graves.expire(self._now(), TOMBSTONE_LIMIT):
+            self._expired(each)
 
     def __iter__(self) -> Iterator[Row]:
-        return (each.row for each in list(self._entries.values()))
-
-
-def _hashes(keys: Iterable[IndexKey]) -> tuple[int, ...]:
-    return tuple(sorted(map(hash, keys)))
+        return iter([*(each.row for each in self._entries.values()), *self._graves.rows()])
 
 
 def _same_keys(row: Row, old: Row) -> bool:

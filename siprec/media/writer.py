@@ -227,8 +227,9 @@ class Syncer:
         if close:
             self._dirty.pop(descriptor, None)
         try:
-            os.fsync(descriptor)
-            _sync_directory(file.directory)
+            if file.octets:  # without a record there is nothing to lose
+                os.fsync(descriptor)
+                _sync_directory(file.directory)
         except OSError as error:
             self._lost(file, error)
         if close:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from siprec import clock, log
-from siprec.archive.folder import RecordingFolder, day_of, new_session_id
+from siprec.archive.folder import RecordingFolder, new_session_id
 from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, StoreError
 from siprec.recorder import describe
@@ -242,7 +242,7 @@ class Call:
         if event.dialog is not None:
             await self._change(event)
         elif await self._accept(event, self.leg, self._manifest()):
-            await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
+            await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE, on_paper=True)
             people = describe.names(self.record)
             self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
         elif self.data.state is State.OFFERED:  # the event that says so may have come before this call was there
@@ -290,7 +290,10 @@ class Call:
                 leg.negotiation.commit(prepared, leg.intake)
             self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
             describe.assign_participants(self.record)
-            await asyncio.gather(leg.save(self._manifest()), self._journal())
+            manifest = self._manifest()
+            if data.state is State.OFFERED:  # what the 200 makes of it: else it would be written twice
+                manifest.state = str(State.RECORDING if self.active else State.PAUSED)
+            await asyncio.gather(leg.save(manifest), self._journal())
             answered = leg.respond(event, 200, extra=extra, body=text) is not None
         finally:
             if not answered:
@@ -406,7 +409,7 @@ class Call:
             text = self._offer(leg) if event.request.method == "INVITE" else ""
         leg.respond(event, 200, extra=timer.headers, body=text)
         leg.run_timer(timer.timer(clock.monotonic()))
-        leg.note(event.request.method.lower(), channels=self._modes())
+        leg.note(event.request.method.lower(), channels=describe.modes(self.data.channels))
         await self._contact.heard()
         await self._follow_activity()
 
@@ -458,7 +461,7 @@ class Call:
             return
         leg.negotiation.commit(prepared, leg.intake)
         describe.assign_participants(self.record)
-        leg.note("ack", channels=self._modes())
+        leg.note("ack", channels=describe.modes(self.data.channels))
         await self._follow_activity()
 
     async def _ack_missing(self, event: AckMissing) -> None:
@@ -467,11 +470,12 @@ class Call:
 
     # ------------------------------------------------------------------ the session's table
 
-    async def fire(self, event: Event) -> None:
+    async def fire(self, event: Event, *, on_paper: bool = False) -> None:
+        """Take a step and carry out its effects. `on_paper`: recording.json tells of it already."""
         effects = self.data.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
         after = self.data.state
         for effect in effects:
-            await self._EFFECTS[effect](self)
+            await (self._keep() if on_paper and effect is Effect.SAVE else self._EFFECTS[effect](self))
         if effects and self.data.state is after:  # an effect that took a further step has told of it
             self._use.observers.emit("session", self.record)
 
@@ -586,10 +590,7 @@ class Call:
 
     @property
     def _folder(self) -> RecordingFolder:
-        return RecordingFolder(self._use.policy.root / day_of(self.data.session_id) / self.data.session_id)
+        return RecordingFolder(self._use.policy.folder(self.data.session_id))
 
     def _manifest(self) -> Manifest:
         return describe.manifest(self.record, refused=self.leg.refused, sent=self.leg.sent)
-
-    def _modes(self) -> list[str]:
-        return [f"{each.label or each.index}:{each.mode}" for each in self.data.channels]

@@ -65,6 +65,11 @@ def assign_participants(record: SessionRecord) -> None:
         )
 
 
+def modes(channels: Sequence[Channel]) -> list[str]:
+    """What each stream does, for the events file."""
+    return [f"{each.label or each.index}:{each.mode}" for each in channels]
+
+
 def names(record: SessionRecord) -> list[str]:
     """The participants as a person would call them."""
     return [_name(each) for each in record.metadata.participants.values()]

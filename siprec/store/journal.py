@@ -31,6 +31,10 @@ from siprec.store.table import Part
 RETRY_SECONDS = 0.5
 """After a failed commit: often enough to be back at once when there is room again, rare enough not to load a disk."""
 
+LINGER_SECONDS = 0.02
+"""How long a change that nobody waits for may wait for others to share its commit, or for a commit that is waited for:
+an answered call changes three times in a few milliseconds."""
+
 BUSY_SECONDS = 2.0
 """How long a reader from outside may hold the file up."""
 
@@ -145,8 +149,10 @@ class Journal:
     def mark(self, session_id: str, parts: Part) -> None:
         """Have parts of a session written."""
         with self._changed:
+            first = not self._dirty
             self._dirty.mark(session_id, parts, now=self._now())
-            self._changed.notify()
+            if first:
+                self._changed.notify()
 
     def barrier(self) -> Future[None]:
         """Done when all marked so far is durable; fails with StoreUnavailable when that cannot be now."""
@@ -196,8 +202,12 @@ class Journal:
                 if pause > 0 and self._waiters:
                     waiters, self._waiters = self._waiters, []
                     _resolve(waiters, self._error)
-                elif pause <= 0 and (self._dirty or self._waiters):
+                elif pause <= 0 and self._waiters:
                     return True
+                elif pause <= 0 and self._dirty:
+                    pause = LINGER_SECONDS - self._dirty.age(self._now())
+                    if pause <= 0:
+                        return True
                 self._changed.wait(pause if pause > 0 else None)
             return bool(self._dirty or self._waiters)
 

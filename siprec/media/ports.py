@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections import deque
+from array import array
 from dataclasses import dataclass
 
 from siprec.errors import ListenError, PortsExhausted
@@ -76,9 +76,11 @@ class PortPool:
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._rest_seconds = rest_seconds
         self._choose = choose or random.SystemRandom()
-        self._free = list(range(low + low % 2, high, 2))
+        # Arrays: as objects of their own the numbers, made while a burst of calls goes, would each pin memory of it.
+        self._free = array("H", range(low + low % 2, high, 2))
         self._used: set[int] = set()
-        self._resting: deque[tuple[float, int]] = deque()
+        self._resting = array("H")
+        self._rested = array("d")
         try:
             self._stamping = _bound(self._family, host, 0)
         except OSError as error:
@@ -95,14 +97,13 @@ class PortPool:
 
     def acquire(self, now: float) -> PortPair:
         """A pair bound to a random free port. Raises PortsExhausted; ListenError when the address is gone."""
-        while self._resting and self._resting[0][0] <= now:
-            self._free.append(self._resting.popleft()[1])
+        self._wake(now)
         for _ in range(min(BIND_ATTEMPTS, len(self._free))):
             port = self._take()
             try:
                 pair = self._open(port)
             except OSError as error:
-                self._resting.append((now + self._rest_seconds, port))
+                self._rest(port, now)
                 self._raise_unless_busy(error)
                 continue
             self._used.add(port)
@@ -124,7 +125,7 @@ class PortPool:
         """Close both sockets; the port rests. The capture must have let go of them."""
         self._used.remove(pair.port)
         pair.close()
-        self._resting.append((now + self._rest_seconds, pair.port))
+        self._rest(pair.port, now)
 
     def adopt(self, rtp: socket.socket, rtcp: socket.socket) -> PortPair:
         """A pair whose sockets were bound by an earlier life of this process. Raises OSError if they are not."""
@@ -137,6 +138,19 @@ class PortPool:
     def close(self) -> None:
         """Let stamping go; pairs still in use stay open."""
         self._stamping.close()
+
+    def _rest(self, port: int, now: float) -> None:
+        self._resting.append(port)
+        self._rested.append(now + self._rest_seconds)
+
+    def _wake(self, now: float) -> None:
+        """Have the ports taken again that have rested."""
+        count = 0
+        while count < len(self._rested) and self._rested[count] <= now:
+            count += 1
+        if count:
+            self._free.extend(self._resting[:count])
+            del self._resting[:count], self._rested[:count]
 
     def _take(self) -> int:
         index = self._choose.randrange(len(self._free))

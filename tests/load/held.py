@@ -20,19 +20,20 @@ RESULTS = frozenset({"audio.wav", "recording.json", "events.jsonl"})
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Of one process: open descriptors, threads, resident memory in MiB."""
+    """Of one process: open descriptors, threads, resident memory in MiB and what of it is no mapped file."""
 
     descriptors: int
     threads: int
     resident_mib: float
+    anonymous_mib: float
 
     @classmethod
     def by(cls, pid: int) -> Held:
         """Raises FileNotFoundError when there is no such process."""
         process = Path(f"/proc/{pid}")
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-        resident = int(status["VmRSS"].split()[0]) / 1024
-        return cls(len(list((process / "fd").iterdir())), int(status["Threads"]), round(resident, 1))
+        resident, anonymous = (round(int(status[name].split()[0]) / 1024, 1) for name in ("VmRSS", "RssAnon"))
+        return cls(len(list((process / "fd").iterdir())), int(status["Threads"]), resident, anonymous)
 
 
 def children(pid: int) -> list[int]:

@@ -4,7 +4,7 @@ Absolute figures depend on the machine, ratios hardly. A benchmark never fails a
 required ("required", "met") and you judge. What was lost or left out is in the line too. Progress goes to stderr, one
 JSON line per figure to stdout.
 
-    scripts/bench capture                           CPU of capturing RTP to disk, 200 to 4000 streams (3 minutes)
+    scripts/bench capture                           CPU of capturing RTP to disk, 200 to 8000 streams (4 minutes)
     scripts/bench capture --streams 2000 --rounds 5 one number of streams, a steadier median
     scripts/bench render                            CPU of rendering a 5-minute call, memory for one of 24 hours
     scripts/bench store                             operations a second, memory, disk of each session store (1 minute)

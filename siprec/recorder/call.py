@@ -115,8 +115,10 @@ class Call:
         self._on_dialog = on_dialog
         try:
             while not self._gone and self.data.state not in {State.ENDED, State.FAILED}:
-                await self._take(await self._queue.get())
-                await self.leg.write_papers()
+                item = await self._queue.get()
+                await self._take(item)
+                if not isinstance(item, AckReceived):  # nothing in its note is worth a write of its own
+                    await self.leg.write_papers()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()

@@ -193,7 +193,7 @@ class Leg:
         await self._write(manifest)
 
     def note(self, event: str, **details: Any) -> None:
-        """Remember a line for events.jsonl: written with the next save, at the latest once the event is handled."""
+        """Remember a line for events.jsonl: written with the next save, or once the next event is handled."""
         self._papers.notes.append({"at": timestamp(clock.wall_ns()), "event": event, **details})
 
     def keep_body(self, body: bytes) -> str:

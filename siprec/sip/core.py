@@ -28,6 +28,9 @@ MAX_DIALOGS = 40_000
 MAX_FORKS = 16
 # What the peer is told to wait when a limit is reached, seconds.
 RETRY_SECONDS = 5
+# How long our BYE waits for a peer that was silent for 64*T1 (no ACK of a 2xx), in units of T1: it goes out four times.
+# As many calls as there may be can be begun and left like that, and each is held for that long.
+SILENT_T1 = 8
 # RFC 3261 14.2: "a randomly chosen value of between 0 and 10 seconds".
 GLARE_RETRY_SECONDS = 10
 
@@ -84,6 +87,7 @@ class Record:
     outgoing: "dict[str, ClientTransaction]" = field(default_factory=dict)
     answer: "Retransmission | None" = None  # our 2xx that waits for its ACK
     answered_cseq: int = 0
+    silent: bool = False  # its peer let our 2xx go unacknowledged for 64*T1
     ack: Outgoing | None = None  # our ACK of the peer's last 2xx
     ack_cseq: int = 0
     late_rack: tuple[int, int, str] | None = None  # of a provisional response that our 2xx overtook

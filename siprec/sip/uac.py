@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from siprec.errors import LocalError, Overload, SipError
-from siprec.sip.core import MAX_FORKS, RETRY_SECONDS, Core, Record, contact_uri
+from siprec.sip.core import MAX_FORKS, RETRY_SECONDS, SILENT_T1, Core, Record, contact_uri
 from siprec.sip.dialog import Dialog, next_hop, route, with_tag, without_tag
 from siprec.sip.events import DialogEnded, RequestFailed, ResponseReceived
 from siprec.sip.flow import Flow, Outgoing
@@ -142,7 +142,11 @@ class UserAgentClient:
         self._complete(request, dialog.contact if method in _REFRESHING else "", headers, body)
         if method == "BYE":
             dialog.state = "terminated"
-        return self._start(request, self._next_flow(dialog), now, record=record, auto_ack=auto_ack, quiet=quiet)
+        started = self._start(request, self._next_flow(dialog), now, record=record, auto_ack=auto_ack, quiet=quiet)
+        transaction = self.transactions.by_id.get(started)
+        if method == "BYE" and record.silent and transaction is not None:
+            self.transactions.rearm(Input.TIMER_F, transaction, now + SILENT_T1 * self._core.timings.t1)
+        return started
 
     def ack(self, transaction_id: str, headers: HeaderLines, body: bytes) -> None:
         """See `Endpoint.ack`."""

@@ -521,7 +521,7 @@ class UserAgentServer:
         self._stop_answer(record)
 
         def missing(at: float) -> None:
-            record.answer = None
+            record.answer, record.silent = None, True
             self._core.events.append(AckMissing(record.dialog))
 
         record.answer = Retransmission(self._core, transaction, cap=self._core.timings.t2, on_end=missing)

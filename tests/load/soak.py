@@ -38,7 +38,7 @@ CROWD, CROWD_SECONDS, CROWDS = 200, 3.0, 5
 
 GROWTH_MIB = {"keeper": 1.0, "worker": 16.0, "renderer": 16.0}
 """Resident memory that a process may have gained: the allocator's slack, and what is remembered of ended sessions for
-ten minutes, about 2 KiB a call. An INVITE kept from each call would be as much again and more."""
+ten minutes, half a KiB a call."""
 
 SIP_SECONDS = 33.0
 """SIP transactions are remembered for 64 * T1 = 32 s (RFC 3261 section 17): only then a call is over for the server."""

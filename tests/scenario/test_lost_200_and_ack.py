@@ -2,7 +2,7 @@
 
 import pytest
 
-from siprec.sip.events import AckMissing, AckReceived, DialogEnded, RequestReceived, ResponseReceived
+from siprec.sip.events import AckMissing, AckReceived, DialogEnded, RequestFailed, RequestReceived, ResponseReceived
 from siprec.sip.flow import Transport
 from tests.support.link import Link, accept_all, call, is_request, is_response
 
@@ -26,6 +26,22 @@ def test_without_ack_the_2xx_comes_eleven_times_then_the_user_hears_of_it(transp
     link.bob.request("BYE", dialog)
     link.settle()
     assert [event.cause for event in link.bob.events_of(DialogEnded)] == ["local"]
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_peer_that_acknowledged_nothing_is_not_waited_for_again(transport: Transport) -> None:
+    link = Link(transport=transport)
+    link.bob.on_request = accept_all
+    link.drop(is_request("ACK"), EVERY)
+    link.alice.invite()
+    link.run(32.1)
+    link.drop(is_request("BYE"), EVERY)
+    link.bob.request("BYE", link.bob.one(AckMissing).dialog)
+    link.run(3.9)
+    assert link.bob.events_of(RequestFailed) == []
+    link.run(0.2)
+    assert link.bob.one(RequestFailed).cause == "timeout"
+    assert not link.bob.endpoint.dialogs
 
 
 def test_a_lost_200_comes_again_and_the_user_sees_one() -> None:

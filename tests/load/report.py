@@ -260,8 +260,11 @@ def _key(table: Table, figure: Figure) -> tuple[Any, ...]:
 
 
 def _rows(table: Table, figures: Sequence[Figure]) -> list[Figure]:
-    """One for each key, the last one, in the order in which they first came."""
-    return list({_key(table, figure): figure for figure in figures}.values())
+    """One for each key, the last one; numbers rise, else they stay in the order in which they first came."""
+    found = {_key(table, figure): figure for figure in figures}
+    return [
+        found[key] for key in sorted(found, key=lambda key: [each for each in key if isinstance(each, int | float)])
+    ]
 
 
 def _markdown(table: Table, rows: Sequence[Figure]) -> Iterator[str]:
@@ -281,6 +284,12 @@ def _written(value: Any, decimals: int) -> str:
     return shown.replace(",", " ")
 
 
+def _most(value: Any) -> str:
+    """A requirement: a number is the most that is allowed."""
+    bound = "≤ " if isinstance(value, int | float) and value else ""
+    return f"{bound}{_written(value, 0)}"
+
+
 def _requirements(name: str, rows: Sequence[Figure]) -> Iterator[str]:
     """What is required and of which rows it is not true, in a sentence for each set of requirements."""
     table = TABLES[name]
@@ -289,7 +298,7 @@ def _requirements(name: str, rows: Sequence[Figure]) -> Iterator[str]:
     sets: dict[str, list[Figure]] = {}
     for row in rows:
         wanted = row.get("required") or {}
-        text = ", ".join(f"{headings.get(path, path)} {_written(each, 0)}" for path, each in wanted.items())
+        text = ", ".join(f"{headings.get(path, path)} {_most(each)}" for path, each in wanted.items())
         sets.setdefault(text, []).append(row)
     for text, concerned in sets.items():
         missed = [" ".join(_written(each, 0) for each in _key(table, row)) for row in concerned if not row.get("met")]

@@ -63,5 +63,7 @@ def test_the_limit_is_named_or_unknown() -> None:
     assert run().limit is None
     assert replace(run(), recorded=999).limit == "unknown"
     assert replace(run(), outcome=replace(OUTCOME, busy=FULL)).limit == "core of the generator"
+    assert replace(run(), outcome=replace(OUTCOME, busy=0.1, late_ms=2000.0)).disturbed
+    assert not replace(run(), outcome=replace(OUTCOME, busy=FULL, late_ms=2000.0)).disturbed
     busy = replace(run().end, cpu={"keeper": 0.0, "worker": 11.0, "renderers": 0.0})
     assert replace(run(), end=busy, most=2).limit == "core of the server, ports or open files"

@@ -119,6 +119,7 @@ class Drain:
         on_fault: Callable[[Fault], None],
         tier: tiers.Tier,
         report_seconds: float = REPORT_SECONDS,
+        on_tick: Callable[[], None] | None = None,
     ) -> None:
         self.table = StreamTable()
         self._reporter = Reporter(self.table, seconds=report_seconds)
@@ -130,6 +131,7 @@ class Drain:
         self._tick = tick
         self._backlog_bytes = backlog_bytes
         self._on_fault = on_fault
+        self._on_tick = on_tick
         self._arena = Arena()
         self._receiver = tiers.receiver(tier, self._arena, table=self.table)
         self._sieve = Sieve(self._arena, self.table, _connect)
@@ -329,6 +331,8 @@ class Drain:
             plan = self._plans[phase] = _Plan(self._sessions, lambda index: index % self._phases == phase)
         if not self._hold_back():
             self._read(plan)
+        if self._on_tick is not None:
+            self._on_tick()
         self._look_after(phase)
         self._reporter.send_due(clock.monotonic())
 

@@ -30,7 +30,8 @@ class LocalCapture:
     `tick`: seconds between two looks into the sockets. `backlog_bytes`: see RTP_BACKLOG. `on_fault` is called
     from any of the threads, at the beginning and end of trouble, and must return at once. `receive`: how
     sockets are emptied (RTP_RECEIVE; `tier` tells which it became). `report_seconds`: mean time between our RTCP
-    reports on a stream. Raises ConfigurationError when that tier cannot run here.
+    reports on a stream. `on_tick` is called by the drain when it has read all sockets, and must return at once. Raises
+    ConfigurationError when that tier cannot run here.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LocalCapture:
         on_fault: Callable[[Fault], None] | None = None,
         receive: tiers.Choice = "auto",
         report_seconds: float = REPORT_SECONDS,
+        on_tick: Callable[[], None] | None = None,
     ) -> None:
         report = on_fault or _ignore
         self.tier = tiers.choose(receive)
@@ -52,6 +54,7 @@ class LocalCapture:
             on_fault=report,
             tier=self.tier,
             report_seconds=report_seconds,
+            on_tick=on_tick,
         )
 
     def start(self) -> None:

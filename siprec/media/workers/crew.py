@@ -142,12 +142,14 @@ class Crew:
     # ---- the thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        guarded(self._keep_time, self._on_fault)
         while not self._over():
-            self._keep_time()
             self._wait()
             self._apply()
             for index in range(len(self._workers)):
                 guarded(partial(self._attend, index), self._on_fault)
+            # Last, so that a disk which held us up is not taken for a worker's silence.
+            guarded(self._keep_time, self._on_fault)
 
     def _over(self) -> bool:
         return self._stop_by is not None and not any(self._still_needed(each) for each in self._workers)

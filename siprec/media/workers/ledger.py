@@ -89,11 +89,12 @@ class StreamEntry:
         self.terms |= {**changes, "clock_rates": rates}
 
     def counters(self, board: Board) -> StreamCounters:
-        if self.final is not None:
+        slot = self.slot
+        row = board[slot]
+        if self.final is not None:  # looked for last: it may have ended meanwhile
             return self.final
-        if self.slot < 0:
+        if slot < 0:
             return self.before
-        row = board[self.slot]
         now = replace(
             self.told,
             accepted=int(row["accepted"]),
@@ -106,9 +107,10 @@ class StreamEntry:
         return added(self.before, now)
 
     def liveness(self, board: Board) -> Liveness | None:
-        if self.slot < 0 or not (board.told(self.slot) or self.heard_before):
+        slot = self.slot
+        if slot < 0 or not (board.told(slot) or self.heard_before):
             return None
-        row, before = board[self.slot], self.heard_before or Liveness(0, None, 0)
+        row, before = board[slot], self.heard_before or Liveness(0, None, 0)
         return Liveness(
             packets=before.packets + int(row["packets"]),
             last_packet_at=float(row["last_at"]) or before.last_packet_at,

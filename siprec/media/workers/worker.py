@@ -77,6 +77,7 @@ class Worker:
             receive=orders.tier,
             report_seconds=orders.report_seconds,
             on_fault=lambda fault: self._later(partial(self._tell_fault, fault)),
+            on_tick=lambda: self._later(self._tell_rows),
         )
         self._sessions: dict[int, _Session] = {}
         self._streams: dict[int, _Stream] = {}
@@ -194,16 +195,19 @@ class Worker:
     def _tell_fault(self, fault: Fault) -> None:
         self._say("fault", fault=asdict(fault))
 
+    def _tell_rows(self) -> None:
+        """Right after the drain's tick: who looks at them must not take their age for an SRC's silence."""
+        slots = np.fromiter(self._streams, np.int64, len(self._streams))
+        found = self._engine.rows([each.capture for each in self._streams.values()])
+        if len(found) and not self._link.blocked:
+            found["stream"] = slots[found["stream"]]
+            self._link.send(found.tobytes(), ROWS)
+
     def _tell(self) -> None:
         """Each tick. What the other end has not read yet is not followed by more of the same."""
         if self._link.blocked:
             return
         self._say("totals", totals=asdict(self._engine.totals()))
-        slots = np.fromiter(self._streams, np.int64, len(self._streams))
-        found = self._engine.rows([each.capture for each in self._streams.values()])
-        if len(found):
-            found["stream"] = slots[found["stream"]]
-            self._link.send(found.tobytes(), ROWS)
         phase = self._ticks % DETAIL_TICKS
         self._ticks += 1
         for number, session in self._sessions.items():

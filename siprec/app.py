@@ -32,7 +32,7 @@ from siprec.net.address import bound_socket
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
 from siprec.net.udp import UdpListener
-from siprec.process import Ending, ended_by_signals, locked, pulse
+from siprec.process import Ending, collecting_later, ended_by_signals, locked, pulse
 from siprec.recorder.facilities import Facilities, Policy
 from siprec.recorder.finish import FinishOptions
 from siprec.recorder.gate import Limits, free_bytes
@@ -104,18 +104,19 @@ async def start(
     contexts = tls_contexts(settings)
     secure: list[TcpListener] = []
     later = Later()
-    facilities = await _facilities(settings, stack, later, node=node, ports=ports, timings=timings)
-    limits = limits_of(settings, ports, descriptors)
-    recorder = later.recorder = Recorder(facilities, limits, subject_of=lambda flow: subject_of(flow, secure))
-    pump = later.pump = Pump(
-        facilities.endpoint,
-        recorder.handle,
-        clock=clock.monotonic,
-        on_defect=lambda error, event: logger.error("defect", event_type=type(event).__name__, exc_info=error),
-    )
-    stack.callback(pump.close)
-    # Sessions of an earlier life come back here, before any request for them can: Ports.restore takes their sockets.
-    await recorder.restore()
+    with collecting_later():
+        facilities = await _facilities(settings, stack, later, node=node, ports=ports, timings=timings)
+        limits = limits_of(settings, ports, descriptors)
+        recorder = later.recorder = Recorder(facilities, limits, subject_of=lambda flow: subject_of(flow, secure))
+        pump = later.pump = Pump(
+            facilities.endpoint,
+            recorder.handle,
+            clock=clock.monotonic,
+            on_defect=lambda error, event: logger.error("defect", event_type=type(event).__name__, exc_info=error),
+        )
+        stack.callback(pump.close)
+        # Sessions of an earlier life come back here, before any request for them can, and take their sockets.
+        await recorder.restore()
     await facilities.cluster.start()
     stack.push_async_callback(facilities.cluster.close)
     listeners = stack.enter_context(ExitStack())

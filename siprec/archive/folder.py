@@ -73,8 +73,12 @@ def _mark(path: Path) -> Mark:
 
 def _create_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
-    with open(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+    except OSError:
+        path.unlink(missing_ok=True)  # half of it is nothing, and would be in the way of the next attempt
+        raise
 
 
 def _lines(events: Iterable[dict[str, Any]]) -> bytes:
@@ -111,7 +115,9 @@ class PartFolder:
         replace_file(self.control, data)
 
     def add_metadata(self, number: int, body: bytes) -> None:
-        """Keep an rs-metadata body exactly as received."""
+        """Keep an rs-metadata body exactly as received. Raises OSError."""
+        if number == 1:
+            (self.path / "metadata").mkdir(mode=FOLDER_MODE, exist_ok=True)
         _create_file(self.path / "metadata" / f"{number:04d}.xml", body)
 
     def append_events(self, events: Iterable[dict[str, Any]]) -> None:
@@ -178,7 +184,6 @@ class RecordingFolder:
         """Make the folder of this process's part. Raises OSError."""
         path = self.path / "parts" / f"{fence:06d}-{node}"
         path.mkdir(mode=FOLDER_MODE)
-        (path / "metadata").mkdir(mode=FOLDER_MODE)
         return PartFolder(path)
 
     def parts(self) -> list[PartFolder]:

@@ -120,6 +120,7 @@ class Manifest:
     continues: str | None = None
     replica_of: str | None = None
     merged_into: str | None = None
+    unjournaled: bool = False
     files: list[FileEntry] = field(default_factory=list)
     schema: str = SCHEMA
 

@@ -78,6 +78,9 @@ class PortPool:
         self._choose = choose or random.SystemRandom()
         # Arrays: as objects of their own the numbers, made while a burst of calls goes, would each pin memory of it.
         self._free = array("H", range(low + low % 2, high, 2))
+        self._places = array("H", bytes(2 << 16))  # by port: where it is in `_free`, counted from 1
+        for place, port in enumerate(self._free, 1):
+            self._places[port] = place
         self._used: set[int] = set()
         self._resting = array("H")
         self._rested = array("d")
@@ -99,7 +102,8 @@ class PortPool:
         """A pair bound to a random free port. Raises PortsExhausted; ListenError when the address is gone."""
         self._wake(now)
         for _ in range(min(BIND_ATTEMPTS, len(self._free))):
-            port = self._take()
+            port = self._choose.choice(self._free)
+            self._take(port)
             try:
                 pair = self._open(port)
             except OSError as error:
@@ -116,8 +120,7 @@ class PortPool:
             pair = self._open(port)
         except OSError as error:
             raise ListenError(f"port {port} of {self.host} cannot be had again: {error.strerror}") from error
-        if port in self._free:
-            self._free.remove(port)
+        self._take(port)
         self._used.add(port)
         return pair
 
@@ -130,8 +133,7 @@ class PortPool:
     def adopt(self, rtp: socket.socket, rtcp: socket.socket) -> PortPair:
         """A pair whose sockets were bound by an earlier life of this process. Raises OSError if they are not."""
         address, port = rtp.getsockname()[:2]
-        if port in self._free:
-            self._free.remove(port)
+        self._take(port)
         self._used.add(port)
         return PortPair(rtp, rtcp, address, port, rtp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 
@@ -148,14 +150,21 @@ class PortPool:
         count = 0
         while count < len(self._rested) and self._rested[count] <= now:
             count += 1
-        if count:
-            self._free.extend(self._resting[:count])
-            del self._resting[:count], self._rested[:count]
+        for port in self._resting[:count]:
+            self._free.append(port)
+            self._places[port] = len(self._free)
+        del self._resting[:count], self._rested[:count]
 
-    def _take(self) -> int:
-        index = self._choose.randrange(len(self._free))
-        self._free[index], self._free[-1] = self._free[-1], self._free[index]
-        return self._free.pop()
+    def _take(self, port: int) -> None:
+        """Take a port out, if it is in. The last one moves to its place: a start takes thousands, without a search."""
+        place = self._places[port]
+        if not place:
+            return
+        last = self._free.pop()
+        if last != port:
+            self._free[place - 1] = last
+            self._places[last] = place
+        self._places[port] = 0
 
     def _open(self, port: int) -> PortPair:
         rtp = _bound(self._family, self.host, port)

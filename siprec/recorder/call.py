@@ -17,11 +17,13 @@ from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
 from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, StoreError
+from siprec.media.ports import PortPair
 from siprec.recorder import describe
+from siprec.recorder.books import Books
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
-from siprec.recorder.items import Check, Item, MovedInto, Released, Stop, TakeOver
+from siprec.recorder.items import Check, Item, MovedInto, Released, Restored, Stop, TakeOver
 from siprec.recorder.learn import held, learn
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
@@ -45,11 +47,11 @@ from siprec.store.base import Reason, SessionRecord
 STREAMS_LIMIT = 8
 """Streams offered in answer to an INVITE without an offer, however many its metadata names."""
 
-JOURNAL_SECONDS = 0.5
-"""How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
-
 QUIET_SECONDS = 1.0
 """A released session whose streams sent nothing for so long has moved for good."""
+
+UNTOLD_FENCES = 100
+"""Processes before us that may have died in turn before the journal heard of their fence; a part tells of each."""
 
 RETIRE_SECONDS = 2.0
 """A dialog that was taken over gets its BYE this long after the 200 OK, if no ACK came before."""
@@ -70,11 +72,14 @@ class Call:
         self._retiring: set[asyncio.Task[None]] = set()
         self._ended_at = 0
         self._contact = Contact(self, facilities.policy)
+        self.books = Books(self, facilities.store)
         self.record = record
         self.invites: set[str] = set()
         self._gone = False  # to another node
         self.closed = asyncio.Event()  # its capture is closed and its end is on disk
         self.done = asyncio.Event()
+        self.settled = asyncio.Event()  # cleared for a restored session until that is on disk
+        self.settled.set()
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
         self.leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
 
@@ -118,54 +123,65 @@ class Call:
                 item = await self._queue.get()
                 await self._take(item)
                 if not isinstance(item, AckReceived):  # nothing in its note is worth a write of its own
-                    await self.leg.write_papers()
+                    await self.books.note()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
         finally:
             self.leg.refresh.stop()
-            self.closed.set()
-            self.done.set()
+            for each in (self.settled, self.closed, self.done):
+                each.set()
 
     def left(self) -> list[Item]:
         """What nobody takes up any more once `run` has returned."""
         return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
 
-    async def restore(self) -> None:
-        """Take a stored session up again: its ports, its dialog, a part of its own.
+    # ------------------------------------------------------------------ called at a start, in this order
 
-        Raises whatever a record that cannot be carried on provokes; nothing is held then.
+    def recapture(self, pairs: dict[int, PortPair], *, lasting: bool) -> None:
+        """In a files thread: a part of its own for a stored session, on the sockets it had.
+
+        `lasting`: they outlived the old process; what came meanwhile waits in them, stamped with its arrival.
         """
-        try:
-            await self._restore()
-        except BaseException:
-            self.leg.refresh.stop()
-            with contextlib.suppress(OSError):
-                await self.leg.discard()
-            raise
+        started_ns = self.data.started_ns if lasting else None
+        for _ in range(UNTOLD_FENCES):
+            with contextlib.suppress(FileExistsError):
+                self.leg.reopen(self._folder, pairs, started_ns=started_ns or clock.wall_ns())
+                return
+            self.data.fence = self.leg.fence = self.data.fence + 1
+        raise LocalError(f"there is a part of each fence up to {self.data.fence}")
 
-    async def _restore(self) -> None:
-        data = self.data
-        self.adopt()
-        now_ns = clock.wall_ns()
-        await self.leg.open(self._folder, started_ns=now_ns)
-        held_over = [self.leg.intake.resume(channel, now_ns) for channel in data.channels if channel.open]
-        if held_over and all(held_over) and data.started_ns is not None:
-            # The sockets outlived the process: what came meanwhile waits in them, stamped with its arrival.
-            self.leg.part.started_ns = data.started_ns
-        self.leg.interrupted_since(data.saved_ns)
+    def resume(self) -> None:
+        """Carry a stored session on; what tells of it is written when it gets `Restored`."""
+        self.settled.clear()
         for each in recovery.open_dialogs(self.record.dialogs):
             self._use.endpoint.resume(each, now=clock.monotonic())
         self.leg.resume_timer()
-        self._recovered("restart", data.node)
-        data.node = self._use.policy.node
-        if data.state is State.OFFERED:  # it was stored just before our 200 OK, which may have gone out
-            await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
-        await self.fire(Event.CONTACT_LOST)
+        self._recovered("restart", self.data.node)
+        if self.data.state is State.OFFERED:  # it was stored just before our 200 OK, which may have gone out
+            self._step(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
+        self._step(Event.CONTACT_LOST)
         self._contact.restored()
-        self.leg.note("restored", fence=data.fence)
-        self.log.info("call restored", state=str(data.state), fence=data.fence)
-        await self._save()
+        self.leg.note("restored", fence=self.data.fence)
+
+    async def withdraw(self) -> None:
+        """Let go of a stored session that cannot be carried on."""
+        self.leg.refresh.stop()
+        for each in self.record.dialogs:
+            self._use.endpoint.forget(each.dialog)
+        with contextlib.suppress(OSError):
+            await self.leg.discard()
+
+    async def _restored(self, _: Restored) -> None:
+        state = self.data.state
+        if state is State.INTERRUPTED:
+            await self._contact.check()  # its packets may be back by now
+        if self.data.live:
+            self.log.info("call restored", state=str(self.data.state), fence=self.data.fence)
+            if self.data.state is state:
+                await self.books.save()
+                self._use.observers.emit("session", self.record)
+        self.settled.set()
 
     def adopt(self) -> None:
         """Stand for a session that another process had: its dialogs are known, its media is to come."""
@@ -243,8 +259,10 @@ class Call:
     async def _invite(self, event: RequestReceived) -> None:
         if event.dialog is not None:
             await self._change(event)
-        elif await self._accept(event, self.leg, self._manifest()):
-            await self.fire(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE, on_paper=True)
+        elif await self._accept(event, self.leg, self.books.manifest()):
+            await self.fire(
+                Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE, on_paper=not self.data.unjournaled
+            )
             people = describe.names(self.record)
             self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
         elif self.data.state is State.OFFERED:  # the event that says so may have come before this call was there
@@ -292,10 +310,10 @@ class Call:
                 leg.negotiation.commit(prepared, leg.intake)
             self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
             describe.assign_participants(self.record)
-            manifest = self._manifest()
+            manifest = self.books.manifest()
             if data.state is State.OFFERED:  # what the 200 makes of it: else it would be written twice
                 manifest.state = str(State.RECORDING if self.active else State.PAUSED)
-            await asyncio.gather(leg.save(manifest), self._journal())
+            await asyncio.gather(leg.save(manifest), self.books.journal())
             answered = leg.respond(event, 200, extra=extra, body=text) is not None
         finally:
             if not answered:
@@ -308,19 +326,6 @@ class Call:
     def _offer(self, leg: Leg) -> str:
         wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
         return leg.negotiation.propose(min(wanted, STREAMS_LIMIT))
-
-    async def _journal(self) -> None:
-        """Have the session stored before the 200 OK goes out, as long as that does not take too long."""
-        store = self._use.store
-        try:
-            async with asyncio.timeout(JOURNAL_SECONDS):
-                if self.data.fence > 1:
-                    await store.save(self.record)
-                    await store.flush()
-                else:
-                    await store.create(self.record)
-        except (TimeoutError, StoreError) as error:
-            self.log.warning("session is unjournaled", error=repr(error))
 
     # ------------------------------------------------------------------ a session that is carried on
 
@@ -370,7 +375,7 @@ class Call:
                 self.leg.interrupted_since(absent)
             self._recovered(item.how, item.from_node)
             self.log.info("call carried on in its dialog", how=item.how)
-            await self._save()
+            await self.books.save()
 
     async def _moved_into(self, item: MovedInto) -> None:
         """Our dialog lives on in the session that it named: this one is over, without a BYE."""
@@ -425,20 +430,17 @@ class Call:
                 learn(self.record, self.leg, event.request, body=bodies.read(event.request), log=self.log)
         await self.end(Event.HANGUP, "BYE")
 
-    async def _options(self, event: RequestReceived) -> None:
+    async def _alive(self, event: RequestReceived) -> None:
+        """OPTIONS, INFO: what they ask for is that we are there."""
         self.leg.respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
-        await self._contact.heard()
-
-    async def _info(self, event: RequestReceived) -> None:
-        self.leg.respond(event, 200)
         await self._contact.heard()
 
     _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[None]]] = {
         "INVITE": _invite,
         "UPDATE": _change,
         "BYE": _bye,
-        "OPTIONS": _options,
-        "INFO": _info,
+        "OPTIONS": _alive,
+        "INFO": _alive,
     }
 
     async def _ack(self, event: AckReceived) -> None:
@@ -448,7 +450,7 @@ class Call:
         self._contact.acknowledged()
         if not leg.negotiation.proposing or not self.data.live:
             leg.note("ack")
-            await self._keep()  # else a successor would go on repeating our 200
+            await self.books.keep()  # else a successor would go on repeating our 200
             return
         try:
             body = bodies.read(event.request)
@@ -470,14 +472,21 @@ class Call:
         if self.leg.info is not None and event.dialog.key == self.leg.info.dialog.key:
             await self.end(Event.STOPPED, "no ACK came for the 200 OK")
 
+    async def _check(self, _: Check) -> None:
+        await self._contact.check()
+        await self.books.catch_up()
+
     # ------------------------------------------------------------------ the session's table
+
+    def _step(self, event: Event) -> tuple[Effect, ...]:
+        return self.data.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
 
     async def fire(self, event: Event, *, on_paper: bool = False) -> None:
         """Take a step and carry out its effects. `on_paper`: recording.json tells of it already."""
-        effects = self.data.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
+        effects = self._step(event)
         after = self.data.state
         for effect in effects:
-            await (self._keep() if on_paper and effect is Effect.SAVE else self._EFFECTS[effect](self))
+            await (self.books.keep() if on_paper and effect is Effect.SAVE else self._EFFECTS[effect](self))
         if effects and self.data.state is after:  # an effect that took a further step has told of it
             self._use.observers.emit("session", self.record)
 
@@ -490,7 +499,7 @@ class Call:
         before = self.data.state
         await self.fire(Event.ACTIVE if self.active else Event.INACTIVE)
         if self.data.state is before:
-            await self._save()
+            await self.books.save()
         else:
             self.log.info("call resumed" if self.active else "call paused", state=str(self.data.state))
 
@@ -512,6 +521,7 @@ class Call:
 
     async def _close_capture(self) -> None:
         self._acknowledged.set()
+        await self.books.catch_up()
         await asyncio.gather(*self._retiring)
         if self.data.started_ns is None:
             await self.leg.discard()
@@ -521,20 +531,10 @@ class Call:
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
-    async def _save(self) -> None:
-        if self.leg.opened:  # one adopted without media has no part here, and the folder may be elsewhere
-            await self.leg.save(self._manifest())
-        await self._keep()
-
-    async def _keep(self) -> None:
-        """Have the store know the newest state."""
-        self.data.saved_ns = clock.wall_ns()
-        with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
-            await self._use.store.save(self.record)
-
     async def _render(self) -> None:
         self.log.info("rendering", state=str(self.data.state))
         self.closed.set()
+        self.settled.set()
         try:
             found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
         except (LocalError, OSError, RuntimeError) as error:
@@ -554,7 +554,7 @@ class Call:
     _EFFECTS: dict[Effect, Callable[[Call], Awaitable[None]]] = {
         Effect.SEND_BYE: _send_bye,
         Effect.CLOSE_CAPTURE: _close_capture,
-        Effect.SAVE: _save,
+        Effect.SAVE: lambda call: call.books.save(),
         Effect.RENDER: _render,
         Effect.RELEASE: _release,
     }
@@ -572,10 +572,11 @@ class Call:
         ResponseReceived: lambda call, item: call._contact.answered(item),
         RequestFailed: lambda call, item: call._contact.unanswered(item),
         TimerDue: lambda call, item: call._contact.timer(item),
-        Check: lambda call, item: call._contact.check(),
+        Check: _check,
         TakeOver: _taken_over,
         MovedInto: _moved_into,
         Released: _let_go,
+        Restored: _restored,
         Stop: lambda call, item: call.end(Event.STOPPED, item.reason),
     }
 
@@ -593,6 +594,3 @@ class Call:
     @property
     def _folder(self) -> RecordingFolder:
         return RecordingFolder(self._use.policy.folder(self.data.session_id))
-
-    def _manifest(self) -> Manifest:
-        return describe.manifest(self.record, refused=self.leg.refused, sent=self.leg.sent)

@@ -49,6 +49,7 @@ def manifest(
         continues=call.continues,
         replica_of=call.replica_of,
         merged_into=call.merged_into,
+        unjournaled=call.unjournaled,
     )
 
 
@@ -106,7 +107,8 @@ def _participant(key: str, state: ParticipantState) -> ParticipantEntry:
 
 
 def _channel(channel: Channel, metadata: RSMetadata, sent: int | None) -> ChannelEntry:
-    heard = [_name(metadata.participants[key]) for key in channel.participants]
+    known = (metadata.participants.get(key) for key in channel.participants)  # a damaged journal may have lost some
+    heard = [_name(each) for each in known if each is not None]
     return ChannelEntry(
         index=channel.index,
         label=channel.label,

@@ -52,16 +52,20 @@ class Dossier:
     @classmethod
     def carry_on(cls, folder: RecordingFolder, *, fence: int, node: str) -> Dossier:
         """Make a further part in the folder of a session. Raises OSError."""
-        folder.path.mkdir(parents=True, exist_ok=True)  # another node's session may be new to this disk
-        (folder.path / "parts").mkdir(exist_ok=True)
-        return cls(folder, folder.create_part(fence, node))
+        try:
+            part = folder.create_part(fence, node)
+        except FileNotFoundError:  # another node's session may be new to this disk
+            (folder.path / "parts").mkdir(parents=True, exist_ok=True)
+            part = folder.create_part(fence, node)
+        return cls(folder, part)
 
     def write(self, papers: Papers, part: Part, manifest: Manifest | None = None) -> None:
         """Write what is new: bodies, events, part.json, and recording.json if `manifest` is given; the last two only
         if they changed. Raises OSError, NotOwner.
         """
-        for number, body in papers.bodies:
-            self.part.add_metadata(number, body)
+        while papers.bodies:
+            self.part.add_metadata(*papers.bodies[0])
+            del papers.bodies[0]  # should the next not fit on the disk, this one is not written again
         if self._is_new("part", control := media_part.dump(part)):
             self.part.write_control(control)
             self._written["part"] = hash(control)

@@ -141,15 +141,6 @@ class Intake:
         self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp)
         self._enter_phase(channel, at_ns)
 
-    def resume(self, channel: Channel, at_ns: int) -> bool:
-        """Capture a restored channel on its old port; whether the socket itself outlived the old process.
-
-        Raises ListenError when the port is gone.
-        """
-        pair, held_over = self._ports.restore(channel.address, channel.port)
-        self.open(channel, pair, at_ns)
-        return held_over
-
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""
         line = self._lines[channel.index]

@@ -31,6 +31,11 @@ class Check:
     """Time to see whether the SRC is still there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """This session came back from the store, and it is its turn to be written about."""
+
+
 How = Literal["replaces", "reinvite", "fresh-invite"]
 """How an SRC has a session carried on, as recording.json tells it."""
 
@@ -77,6 +82,7 @@ Item = (
     | TakeOver
     | MovedInto
     | Released
+    | Restored
     | Check
     | Stop
 )

@@ -67,6 +67,7 @@ def held(record: SessionRecord, channel: Channel) -> bool:
     spans = [
         sent.span
         for key in channel.participants
+        if key in record.metadata.participants  # a damaged journal may have lost it
         for sent in record.metadata.participants[key].sends
         if sent.stream_id == channel.stream_id
     ]

@@ -19,6 +19,8 @@ from siprec.archive.manifest import Manifest, RefusedEntry
 from siprec.errors import LocalError, Overload
 from siprec.media.capture import CaptureResult
 from siprec.media.part import Outage, Part
+from siprec.media.ports import PortPair
+from siprec.media.writer import CLOSE_PATIENCE, RETRY_SECONDS
 from siprec.recorder.dossier import Dossier, Papers, timestamp
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.intake import Intake, srtp_terms
@@ -30,6 +32,9 @@ from siprec.session.model import CallData, DialogInfo
 from siprec.sip.dialog import Dialog
 from siprec.sip.events import Flow, RequestReceived
 from siprec.sip.session_timer import SessionTimer
+
+NOTES_LIMIT = 1000
+"""Events that wait for a full disk: a busy call has some tens."""
 
 ABSENCE_NS = 250_000_000
 """A leg whose last packet is older than this has lost its SRC: its part ends with that packet."""
@@ -86,16 +91,35 @@ class Leg:
 
     async def open(self, folder: RecordingFolder | Manifest, *, started_ns: int) -> None:
         """Make this leg's part, in `folder` or in a new one for a new session. Raises OSError, ArchiveError."""
-        policy, data = self._use.policy, self._data
+        policy = self._use.policy
         if isinstance(folder, Manifest):
             make = partial(Dossier.create, policy.root, folder, fence=self.fence, node=policy.node)
         else:
             make = partial(Dossier.carry_on, folder, fence=self.fence, node=policy.node)
         self._dossier = await self.on_disk(make)
+        self._begin(started_ns)
+
+    def reopen(self, folder: RecordingFolder, pairs: dict[int, PortPair], *, started_ns: int) -> None:
+        """Make a further part that captures a restored session's open channels; each socket is taken out of `pairs`.
+
+        To be called in a files thread, before anybody else knows of this leg. Raises OSError, ArchiveError.
+        """
+        self._dossier = Dossier.carry_on(folder, fence=self.fence, node=self._use.policy.node)
+        self._begin(started_ns)
+        now_ns = clock.wall_ns()
+        for channel in self._data.channels:
+            if channel.index in pairs:
+                self.intake.open(channel, pairs[channel.index], now_ns)
+                del pairs[channel.index]
+        self.interrupted_since(self._data.saved_ns)
+        self.dossier.write(Papers(), self.part)  # without it nobody could read the capture, should we die right now
+
+    def _begin(self, started_ns: int) -> None:
+        policy, data = self._use.policy, self._data
         part = Part(data.session_id, policy.node, self.fence, started_ns=started_ns)
         part.clock = list(self._use.capture.clock_steps())
         self._intake = Intake(
-            self._use.capture.open(self._dossier.part.path, segment_seconds=policy.segment_seconds),
+            self._use.capture.open(self.dossier.part.path, segment_seconds=policy.segment_seconds),
             part=part,
             ports=self._use.ports,
             policy=policy.rtp_source,
@@ -159,7 +183,7 @@ class Leg:
             self.part.ended_ns = max(at_ns, heard_ns)
         self.part.clock = list(self._use.capture.clock_steps())
         if not saved:
-            await self._write(None)
+            await self.save_at_last()
         return result
 
     async def discard(self) -> None:
@@ -209,7 +233,25 @@ class Leg:
 
     async def _write(self, manifest: Manifest | None) -> None:
         papers, self._papers = self._papers, Papers()
-        await self.on_disk(self.dossier.write, papers, self.part, manifest)
+        try:
+            await self.on_disk(self.dossier.write, papers, self.part, manifest)
+        except OSError:  # a full disk: what was not written is remembered, as long as it is not too much
+            papers.bodies += self._papers.bodies
+            papers.notes += self._papers.notes
+            del papers.notes[:-NOTES_LIMIT]
+            self._papers = papers
+            raise
+
+    async def save_at_last(self, manifest: Manifest | None = None) -> None:
+        """Write what is left on a disk that may be full for a while: captures wait as long. Raises OSError, NotOwner."""
+        limit = clock.monotonic() + CLOSE_PATIENCE
+        while True:
+            try:
+                return await self._write(manifest)
+            except OSError:
+                if clock.monotonic() > limit:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def on_disk(self, job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """`job` in a files thread: a slow disk delays this call, not the event loop."""

@@ -11,7 +11,7 @@ from typing import Any
 from pyee import EventEmitter
 
 from siprec import clock, log
-from siprec.errors import ConfigurationError, PeerError, SipError, SiprecError, StoreError
+from siprec.errors import PeerError, SipError, SiprecError, StoreError
 from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
@@ -19,6 +19,7 @@ from siprec.recorder.gate import RETRY_AFTER, Gate, Limits
 from siprec.recorder.items import Check, How, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.neighbours import Neighbours
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
+from siprec.recorder.restart import Restart
 from siprec.recorder.salvage import leftovers
 from siprec.session import bodies
 from siprec.session.admission import (
@@ -84,6 +85,12 @@ class Recorder:
             by_dialog=self._by_dialog,
             adopt=self.neighbours.adopt,
             accept_unknown=limits.accept_unknown_replaces,
+        )
+        self._restart = Restart(
+            facilities,
+            source_of=lambda data: source_named(limits.sources, data.identity, data.source),
+            start=self._start,
+            log=log.get(),
         )
         self._tasks: set[asyncio.Task[None]] = set()
         facilities.observers.on("error", lambda error: self.log.error("observer failed", error=repr(error)))
@@ -223,31 +230,8 @@ class Recorder:
             self._use.flush()
 
     async def restore(self) -> None:
-        """Take up the sessions that an earlier process of this node left in the store.
-
-        One that cannot be taken up is given up here: its folder is then salvaged like any other leftover.
-        """
-        for session_id in await self._use.store.owned(self._use.policy.node):
-            try:
-                await self._restore(session_id)
-            except Exception as error:  # whatever a record holds, the other sessions go on
-                self.log.error("session cannot be restored", session=session_id, error=repr(error), exc_info=True)
-                with contextlib.suppress(StoreError):
-                    await self._use.store.tombstone(session_id, "lost")
-
-    async def _restore(self, session_id: str) -> None:
-        store, policy = self._use.store, self._use.policy
-        record = await store.load(session_id)
-        if not (record.call.live or record.call.state is State.OFFERED):
-            await self._give_up(record.call)
-            return
-        source = source_named(self._limits.sources, record.call.identity, record.call.source)
-        if source is None:
-            raise ConfigurationError([f"SIP_ALLOW: {record.call.identity} is not listed any more"])
-        record = await store.adopt(session_id, policy.node, self._use.boot, record.call.fence)
-        call = Call(self._use, record, source, record.call.source)
-        await call.restore()
-        self._start(call)
+        """Take up the sessions that an earlier process of this node left in the store; they are captured on return."""
+        await self._restart.run()
 
     async def _finish_orphans(self) -> None:
         with contextlib.suppress(StoreError):  # said by the store itself, and asked again next time
@@ -262,6 +246,7 @@ class Recorder:
     def watch(self, interval: float) -> None:
         """Look after all sessions every `interval` seconds, after interrupted ones more often, until `stop`."""
         self._spawn(self.gate.watch())
+        self._spawn(self._restart.tell())
         self._spawn(self._watch(interval))
 
     async def _watch(self, interval: float) -> None:
@@ -275,7 +260,7 @@ class Recorder:
                 await asyncio.to_thread(give_memory_back)
                 await self._finish_orphans()
             for call in list(self._calls.values()):
-                if everyone or call.data.state is State.INTERRUPTED:
+                if call.settled.is_set() and (everyone or call.data.state is State.INTERRUPTED):
                     call.post(Check())
 
     # ------------------------------------------------------------------ counting and beginning

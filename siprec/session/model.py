@@ -95,8 +95,9 @@ class Recovery:
 class CallData:
     """A recording session. Times are CLOCK_REALTIME nanoseconds.
 
-    `plain`: a call that is no recording session (RECORD_PLAIN_CALLS). `saved_ns`: when it was last stored. `local_sdp`:
-    our last offer or answer. `external_ids`: ids that other systems know the call by, from its headers.
+    `plain`: a call that is no recording session (RECORD_PLAIN_CALLS). `unjournaled`: our 200 OK went out before the
+    session was in the journal, where it still is not. `saved_ns`: when it was last stored. `local_sdp`: our last offer
+    or answer. `external_ids`: ids that other systems know the call by, from its headers.
     """
 
     session_id: str
@@ -113,6 +114,7 @@ class CallData:
     ended_by_src: bool = False
     saved_ns: int = 0
     plain: bool = False
+    unjournaled: bool = False
     continues: str | None = None
     replica_of: str | None = None
     merged_into: str | None = None

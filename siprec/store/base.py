@@ -84,8 +84,10 @@ class SessionStore(Protocol):
     async def owned(self, node: str) -> list[str]:
         """Ids of the living sessions that `node` carries."""
 
-    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int) -> SessionRecord:
+    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         """Become the owner: the record with fence `expected_fence` + 1. Exactly one of many adopters succeeds.
+
+        `expected_fence` None: whatever it is, for a session that this very store holds (`owned`), at a start.
 
         Raises NotFound (also once ended), Conflict when the fence is not `expected_fence` any more.
         """

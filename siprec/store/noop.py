@@ -24,7 +24,7 @@ class NoOpSessionStore:
     async def owned(self, node: str) -> list[str]:
         return []
 
-    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int) -> SessionRecord:
+    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         raise NotFound(session_id)
 
     async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:

@@ -231,9 +231,11 @@ class RedisSessionStore(SqliteSessionStore):
         rows = [await self._fetch(each) for each in there]
         return [*here, *(row.session_id for row in rows if row is not None and row.node == node and not row.ended)]
 
-    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int) -> SessionRecord:
+    async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         if session_id in self._table:
             return await super().adopt(session_id, node, boot, expected_fence)
+        if expected_fence is None:
+            raise NotFound(session_id)
         fence = expected_fence + 1
         arguments = [str(expected_fence), node, boot, str(fence), str(layout.SESSION_TTL_SECONDS * 1000)]
         verdict = await self._shared.call(

@@ -122,12 +122,12 @@ class Table:
             row = replace(row, boot=known.boot)  # who adopted it wrote down which boot that was
         return self._keep(row, keys)
 
-    def adopt(self, session_id: str, node: str, boot: str, *, expected_fence: int) -> Change:
+    def adopt(self, session_id: str, node: str, boot: str, *, expected_fence: int | None) -> Change:
         """Give a row to another owner. Raises NotFound, Conflict."""
         known = self.living(session_id)
-        if known.fence != expected_fence:
+        if expected_fence not in {None, known.fence}:
             raise Conflict(session_id)
-        return self._keep(replace(known, node=node, boot=boot, fence=expected_fence + 1))
+        return self._keep(replace(known, node=node, boot=boot, fence=known.fence + 1))
 
     def tombstone(self, session_id: str, reason: Reason) -> Change | None:
         """Note the end of a session; None when there is nothing to note."""

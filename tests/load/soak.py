@@ -27,7 +27,7 @@ from typing import Any
 from siprec.client.load import VOICE_SETS
 from siprec.client.options import CallOptions
 from siprec.client.src import RecordingClient
-from tests.load import adopters, hostile
+from tests.load import adopters, hostile, restart
 from tests.load.held import Held, left_over, settled, state_files
 from tests.support.server import COMMAND, Server, serving
 
@@ -120,6 +120,11 @@ def adopters_race(_: Path, scale: float) -> Outcome:
     return outcome
 
 
+def restarted(root: Path, scale: float) -> Outcome:
+    """Kill a server with thousands of sessions."""
+    return Outcome(*restart.measure(root, scale))
+
+
 def _hostile(name: str) -> Callable[[Path, float], Outcome]:
     return lambda root, scale: Outcome(hostile.run(name, root, scale=scale))
 
@@ -128,6 +133,9 @@ SCENARIOS = {
     "calls": Scenario(f"{CALLS} calls of {CALL_SECONDS:g} s one after the other", calls),
     "crowd": Scenario(f"{CROWD} calls at once, {CROWDS} times", crowd),
     "adopters": Scenario(f"two nodes adopt one session, {adopters.ROUNDS} times", adopters_race),
+    "restart": Scenario(
+        f"{restart.SESSIONS} stored sessions captured again in {restart.CAPTURING_SECONDS:g} s", restarted
+    ),
     **{name: Scenario(each.summary, _hostile(name)) for name, each in hostile.SCENARIOS.items()},
 }
 

@@ -35,7 +35,7 @@ async def test_the_dialog_goes_on(tmp_path: Path) -> None:
     assert not [each for each in src.received if isinstance(each, Request)]
     async with serving(tmp_path) as second:
         src.server = second
-        assert second.of(call_id(src)).manifest.state == "interrupted"
+        await until(second, lambda: second.of(call_id(src)).manifest.state == "interrupted")
         await src.speak("1")
         await until(second, lambda: second.of(call_id(src)).manifest.state == "recording")
         assert (await src.exchange(src.build("OPTIONS"))).status == 200
@@ -240,3 +240,18 @@ async def test_one_whose_port_is_taken_is_salvaged(tmp_path: Path) -> None:
             assert response.status == 200
             await new.speak("1")
             assert (await new.bye()).manifest.continues == manifest.id
+
+
+async def test_a_part_of_which_the_journal_knows_nothing_is_no_obstacle(tmp_path: Path) -> None:
+    """A process may die after it began a part and before its journal had that part's fence."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+        folder = first.of(call_id(src)).folder
+    untold = folder.path / "parts" / folder.parts()[-1].path.name.replace("000001", "000002")
+    untold.mkdir()
+    (untold / "part.json").write_bytes(folder.parts()[0].control.read_bytes())
+    async with serving(tmp_path) as second:
+        src.server = second
+        await speaks_anew(second, src)
+        recorded = await src.bye()
+    assert recorded.manifest.fence == 3

@@ -1,0 +1,158 @@
+"""A start: the sessions that an earlier process of this node left go on, their packets before anything else.
+
+In this order, each step for all sessions before the next: their sockets are taken from the keeper, or bound again, and
+the kernel holds what comes from then on; their captures begin, some tens at a time in the files threads; SIP may begin.
+What tells of the restart (recording.json, the journal) comes last, a few sessions at a time: calls are answered
+meanwhile, and a session that has something to do is not made to wait for the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from siprec import clock
+from siprec.errors import ConfigurationError, StoreError
+from siprec.log import Logger
+from siprec.media.ports import PortPair
+from siprec.recorder.call import Call
+from siprec.recorder.facilities import Facilities
+from siprec.recorder.items import Restored
+from siprec.session.admission import RecordingSource
+from siprec.session.model import CallData
+from siprec.session.transitions import State
+from siprec.store.base import Reason
+
+BREATH = 20
+"""Sessions looked at between two turns of the event loop: some milliseconds."""
+
+CAPTURES_AT_ONCE = 50
+"""Captures begun by one job of a files thread. One job at a time: two would only wait for each other's Python."""
+
+TOLD_AT_ONCE = 4
+"""Restored sessions that are written about at the same time: as many as there are files threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A session that comes back, and its sockets by channel index; `lasting`: all of them outlived the old process."""
+
+    call: Call
+    pairs: dict[int, PortPair]
+    lasting: bool
+
+
+class Restart:
+    """`source_of` names the SRC of a stored session, None when SIP_ALLOW lists it no more; `start` takes a call up."""
+
+    def __init__(
+        self,
+        facilities: Facilities,
+        *,
+        source_of: Callable[[CallData], RecordingSource | None],
+        start: Callable[[Call], None],
+        log: Logger,
+    ) -> None:
+        self._use = facilities
+        self._source_of = source_of
+        self._start = start
+        self._log = log
+        self._back: list[Call] = []
+
+    async def run(self) -> None:
+        """Take up all sessions that the store holds for this node; they are captured on return.
+
+        One that cannot be taken up is given up: its folder is then salvaged like any other leftover.
+        """
+        began, held = clock.monotonic(), []
+        for number, session_id in enumerate(await self._use.store.owned(self._use.policy.node), 1):
+            if (each := await self._hold(session_id)) is not None:
+                held.append(each)
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+        sockets_at = clock.monotonic()
+        batches = [held[at : at + CAPTURES_AT_ONCE] for at in range(0, len(held), CAPTURES_AT_ONCE)]
+        in_files = asyncio.get_running_loop().run_in_executor
+        for batch in batches:
+            for each, error in await in_files(self._use.files, self._capture, batch):
+                await self._begin(each, error)
+        if self._back:
+            seconds = {"sockets_s": sockets_at - began, "captured_s": clock.monotonic() - began}
+            rounded = {name: round(each, 3) for name, each in seconds.items()}
+            self._log.info("sessions captured again", sessions=len(self._back), **rounded)
+
+    async def tell(self) -> None:
+        """Write about those that came back."""
+        calls = iter(self._back)
+        await asyncio.gather(*(self._tell(calls) for _ in range(TOLD_AT_ONCE)))
+        self._back.clear()
+
+    # ------------------------------------------------------------------ private
+
+    async def _hold(self, session_id: str) -> Held | None:
+        """Own a session again, stand for its dialogs, hold its sockets; None when it is over or cannot go on."""
+        pairs: dict[int, PortPair] = {}
+        try:
+            record = await self._use.store.adopt(session_id, self._use.policy.node, self._use.boot, None)
+            data = record.call
+            if not (data.live or data.state is State.OFFERED):
+                await self._tombstone(session_id, "bye" if data.ended_by_src else "lost")
+                return None
+            source = self._source_of(data)
+            if source is None:
+                raise ConfigurationError([f"SIP_ALLOW: {data.identity} is not listed any more"])
+            call = Call(self._use, record, source, data.source)
+            lasting = []
+            for channel in data.channels:
+                if channel.open:
+                    pairs[channel.index], lasted = self._use.ports.restore(channel.address, channel.port)
+                    lasting.append(lasted)
+            call.adopt()
+            return Held(call, pairs, bool(lasting) and all(lasting))
+        except Exception as error:  # noqa: BLE001  whatever a record holds, the other sessions go on
+            self._release(pairs)
+            await self._give_up(session_id, error)
+            return None
+
+    def _capture(self, batch: Sequence[Held]) -> list[tuple[Held, Exception | None]]:
+        """In a files thread: begin the captures; what went wrong with each, whose sockets are then still held."""
+        outcomes: list[tuple[Held, Exception | None]] = []
+        for each in batch:
+            try:
+                each.call.recapture(each.pairs, lasting=each.lasting)
+                outcomes.append((each, None))
+            except Exception as error:  # noqa: BLE001  as above
+                outcomes.append((each, error))
+        return outcomes
+
+    async def _begin(self, held: Held, error: Exception | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            held.call.resume()
+        except Exception as problem:  # noqa: BLE001  as above
+            await held.call.withdraw()
+            self._release(held.pairs)
+            await self._give_up(held.call.data.session_id, problem)
+        else:
+            self._back.append(held.call)
+            self._start(held.call)
+
+    async def _tell(self, calls: Iterator[Call]) -> None:
+        for call in calls:
+            call.post(Restored())
+            await call.settled.wait()
+
+    def _release(self, pairs: dict[int, PortPair]) -> None:
+        for pair in pairs.values():
+            self._use.ports.release(pair, clock.monotonic())
+
+    async def _give_up(self, session_id: str, error: Exception) -> None:
+        self._log.error("session cannot be restored", session=session_id, error=repr(error), exc_info=error)
+        await self._tombstone(session_id, "lost")
+
+    async def _tombstone(self, session_id: str, reason: Reason) -> None:
+        with contextlib.suppress(StoreError):
+            await self._use.store.tombstone(session_id, reason)

@@ -243,7 +243,7 @@ class Leg:
             raise
 
     async def save_at_last(self, manifest: Manifest | None = None) -> None:
-        """Write what is left on a disk that may be full for a while: captures wait as long. Raises OSError, NotOwner."""
+        """Write what is left; a full disk is waited for as captures wait for it. Raises OSError, NotOwner."""
         limit = clock.monotonic() + CLOSE_PATIENCE
         while True:
             try:

@@ -7,7 +7,7 @@ processor's cache, vectors decide which packets belong to a recording (`sift`, a
 take thought), lay a record header in front of each (`records`), and copy the records together, those of one
 session side by side. Where the C extension was built it does all this for sockets with nothing doubtful in them
 (`native`), and the arena holds the rest. The *writer* thread appends one piece per session and tick to its pcap file,
-and keeps in memory what a full or slow disk cannot take (`writer`); a third thread makes it durable about once a second.
+and keeps in memory what a full or slow disk cannot take (`writer`); a third thread makes it durable each second.
 When more waits than the backlog allows, draining stops: then the sockets hold the rest, and what the kernel
 drops is counted there and becomes an `Outage` with its cause.
 

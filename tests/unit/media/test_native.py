@@ -53,6 +53,7 @@ class Line:
         self.receiver = NativeReceiver(Arena(slots), self.table)
         follow(self.table.reception[0], Heard(99, 99 * 160, 5, 0, 8000, 1))
         self.row = self.table.reception[0].copy()
+        self.head = packets.build(0, 103, timestamp=103 * 160, ssrc=5, payload=bytes(160))[4:]
 
     def send(self, count: int, *, size: int = 160, first: int = 100, head: int = 0x80) -> list[bytes]:
         sent = []
@@ -139,6 +140,7 @@ def test_while_paused_packets_are_counted_and_not_laid(line: Line) -> None:
         lambda line: line.table.low.fill(9),
         lambda line: line.table.payload_types.fill(False),
         lambda line: line.table.reception.fill(0),
+        lambda line: (line.table.payload_types.fill(True), line.sender.send(b"\x80\xc8\x00\x67" + line.head)),
     ],
 )
 def test_what_takes_thought_is_left_and_nothing_is_counted(line: Line, spoil: object) -> None:

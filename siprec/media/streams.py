@@ -5,6 +5,7 @@ Only the drain thread writes here. Any thread may read a single number: it is wh
 
 from __future__ import annotations
 
+import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -122,7 +123,7 @@ class StreamTable:
 
     def __init__(self) -> None:
         self.streams: list[Stream | None] = []
-        self._free: list[int] = []
+        self._free = array.array("I")  # not objects: made while a burst of calls goes, each would pin memory of it
         self._capacity = FIRST_CAPACITY
         self.muxing = 0
         self.securing = 0
@@ -158,9 +159,9 @@ class StreamTable:
     def add(self, stream: Stream, *, writing: bool) -> None:
         """Give `stream` a row of its own."""
         index = self._free_row()
-        for name, array in self._arrays():
+        for name, column in self._arrays():
             rows = slice(index * _KINDS, (index + 1) * _KINDS) if name in _BY_KIND else index
-            array[rows] = 0
+            column[rows] = 0
         self.streams[index] = stream
         stream.index = index
         self.writing[index] = writing
@@ -183,8 +184,8 @@ class StreamTable:
         if self._free:
             return self._free.pop()
         if len(self.streams) == self._capacity:
-            for name, array in self._arrays():
-                setattr(self, name, np.concatenate((array, np.zeros_like(array))))
+            for name, column in self._arrays():
+                setattr(self, name, np.concatenate((column, np.zeros_like(column))))
             self._capacity *= 2
         self.streams.append(None)
         return len(self.streams) - 1

@@ -80,7 +80,7 @@ class Moment:
     at: float
     worker: int
     cpu: dict[str, float]
-    resident_kib: float
+    resident_kib: dict[str, float]
     descriptors: int
     ended: int
     ready: int
@@ -100,7 +100,7 @@ class Moment:
             time.monotonic(),
             worker,
             used | {"renderers": renderers},
-            1024 * sum(processes[name].resident_mib for name in ("keeper", "worker")),
+            {name: 1024 * processes[name].resident_mib for name in ("keeper", "worker")},
             processes["worker"].descriptors,
             events[ENDED],
             events[READY],
@@ -159,9 +159,14 @@ class Run:
         return (sum(self.end.cpu.values()) - sum(self.begin.cpu.values())) / (self.end.at - self.begin.at)
 
     @property
+    def kib_each(self) -> dict[str, float]:
+        """Of resident memory that each call takes in keeper and worker; the sockets' buffers are the kernel's."""
+        before, now = self.before.resident_kib, self.begin.resident_kib
+        return {name: (now[name] - before[name]) / self.calls for name in now}
+
+    @property
     def kib_per_call(self) -> float:
-        """Resident memory of keeper and worker; the sockets' buffers are the kernel's."""
-        return (self.begin.resident_kib - self.before.resident_kib) / self.calls
+        return sum(self.kib_each.values())
 
     @property
     def lost(self) -> int:
@@ -231,10 +236,19 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield _limit(runs, calls)
                 return
             _say(f"{calls} calls: {sum(runs[-1].cpu_ms.values()):.3f} ms a second of a call, {runs[-1].faults or 'ok'}")
-            yield _figure(runs[-1], bench_capture.stand_ins(2 * calls, STAND_IN_SECONDS, folder), options.seconds)
+            yield _figure(runs[-1], _stand_ins(calls, folder), options.seconds)
             if options.limit and not numbers and calls < runs[-1].most:
                 numbers = [min(round(calls * GROWTH), runs[-1].most)]
     yield _limit(runs, next((each.calls for each in runs if each.faults), None))
+
+
+def _stand_ins(calls: int, folder: Path) -> dict[str, bench_capture.Run]:
+    """What the C receivers need; nothing, which is said, where they cannot run: the figure of the calls stands."""
+    try:
+        return bench_capture.stand_ins(2 * calls, STAND_IN_SECONDS, folder)
+    except RuntimeError as problem:
+        _say(f"nothing to compare with: {problem}")
+        return {}
 
 
 def _numbers(text: str) -> list[int]:
@@ -268,6 +282,7 @@ def _figure(run: Run, stand_ins: dict[str, bench_capture.Run], seconds: float) -
         "rendered_seconds": round(run.rendered_seconds, 1),
         "render_ms_of_a_second": round(run.before.render_ms_since(run.warm), 1),
         "kib_per_call": round(run.kib_per_call, 1),
+        "kib": {name: round(each, 1) for name, each in run.kib_each.items()},
         "descriptors": run.begin.descriptors,
         "seconds": seconds,
         "late_ms": run.outcome.late_ms,

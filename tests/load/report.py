@@ -109,6 +109,7 @@ TABLES: Mapping[str, Table] = {
             C("rendered after p50 s", "render_lag_s_p50", 2),
             C("p99 s", "render_lag_s_p99", 2),
             C("KiB a call", "kib_per_call", 1),
+            C("of it worker", "kib.worker", 1),
             C("open files", "descriptors"),
         ),
         bench="whole",

@@ -8,7 +8,7 @@ import pytest
 from tests.load.bench_whole import FULL, WARM_UP_SECONDS, Moment, Run
 from tests.load.caller import Outcome
 
-EMPTY = Moment(0.0, 1, {"keeper": 0.0, "worker": 0.0, "renderers": 0.0}, 50_000.0, 20, ended=0, ready=0)
+EMPTY = Moment(0.0, 1, {"keeper": 0.0, "worker": 0.0, "renderers": 0.0}, {"worker": 50_000.0}, 20, ended=0, ready=0)
 
 OUTCOME = Outcome(calls=[(0.0, 1.0, 12.0), (0.0, 11.0, 30.0), (0.0, 1.0, 9.0)], sent=1000)
 """Answered at 1, 11 and 1 s, ended at 12, 30 and 9 s: from 10 to 20 s, 2 and 9 seconds of calls and none."""
@@ -16,7 +16,7 @@ OUTCOME = Outcome(calls=[(0.0, 1.0, 12.0), (0.0, 11.0, 30.0), (0.0, 1.0, 9.0)], 
 
 def moment(at: float, *, renderers: float, worker: float, ended: int) -> Moment:
     cpu = {"keeper": 0.0, "worker": worker, "renderers": renderers}
-    return replace(EMPTY, at=at, cpu=cpu, ended=ended, ready=ended, resident_kib=50_000.0 + 40 * at)
+    return replace(EMPTY, at=at, cpu=cpu, ended=ended, ready=ended, resident_kib={"worker": 50_000.0 + 40 * at})
 
 
 def run() -> Run:

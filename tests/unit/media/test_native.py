@@ -63,6 +63,12 @@ class Line:
             self.sender.send(sent[-1])
         return sent
 
+    def send_rtcp_between(self) -> None:
+        """RTCP that would pass for RTP of a negotiated payload type, were it not for RFC 5761."""
+        self.table.payload_types.fill(True)
+        self.sender.send(b"\x80\xc8\x00\x67" + self.head)
+        self.send(1, first=104)
+
     def fill(self, *, kind: int = 0) -> receive.Fill:
         return self.receiver.fill(receive.Sockets([self.pair.rtp], [kind]), 0)
 
@@ -140,7 +146,7 @@ def test_while_paused_packets_are_counted_and_not_laid(line: Line) -> None:
         lambda line: line.table.low.fill(9),
         lambda line: line.table.payload_types.fill(False),
         lambda line: line.table.reception.fill(0),
-        lambda line: (line.table.payload_types.fill(True), line.sender.send(b"\x80\xc8\x00\x67" + line.head)),
+        lambda line: line.send_rtcp_between(),
     ],
 )
 def test_what_takes_thought_is_left_and_nothing_is_counted(line: Line, spoil: object) -> None:

@@ -214,7 +214,7 @@ async def _shared_state(
         cluster = open_cluster(
             redis_url,
             sessions,
-            lambda session_id, to_node: later.recorder.neighbours.release(session_id, to_node),
+            lambda session_id, asker, wish: later.recorder.neighbours.release(session_id, asker, wish),
             node=node,
             boot=boot.current,
             previous=boot.previous,

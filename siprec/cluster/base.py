@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from siprec.store.base import SessionStore
 
-Release: TypeAlias = Callable[[str, str], Awaitable[bool]]
-"""release(session id, to node): let go of a session of ours; False: keep it, it is not to be moved."""
+Wish = Literal["release", "end", "alive"]
+"""What a node may want of the owner of a session: that it lets go, ends it (its SRC said BYE there), or is there."""
+
+Release: TypeAlias = Callable[[str, str, Wish], Awaitable[bool]]
+"""release(session id, asking node, wish): do so with a session of ours; False: it is not to be moved, or not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,9 @@ class Cluster(Protocol):
         False only when a living owner keeps it; otherwise go on with `store.load` and `store.adopt`.
         """
 
+    async def tell(self, session_id: str, wish: Wish) -> bool:
+        """Whether a living owner on another node has done as we wish. Raises StoreUnavailable."""
+
     async def orphans(self, session_timeout: float) -> list[Orphan]:
         """Sessions of nodes without lease for 10 s + `session_timeout`: to be adopted and finished.
 
@@ -56,6 +62,9 @@ class SingleNode:
 
     async def ask_release(self, session_id: str) -> bool:
         return True
+
+    async def tell(self, session_id: str, wish: Wish) -> bool:
+        return False
 
     async def orphans(self, session_timeout: float) -> list[Orphan]:
         return []

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from siprec import log
-from siprec.cluster.base import Release
+from siprec.cluster.base import Release, Wish
 from siprec.errors import StoreUnavailable
 from siprec.store import layout
 from siprec.store.base import SessionStore
@@ -40,9 +40,9 @@ Outcome = Literal["released", "refused", "silent", "ours", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A question (`session` set), or the answer to one. `asker`: the node that asked."""
+    """A question (`session` set; `ask` is for its release), or the answer to one. `asker`: the node that asked."""
 
-    kind: Literal["ask", "answer"]
+    kind: Literal["ask", "end", "alive", "answer"]
     number: int
     asker: str
     boot: str
@@ -89,8 +89,8 @@ class HandOver:
 
     # ---- asking
 
-    async def ask(self, session_id: str) -> Outcome:
-        """Ask the owner of a session to release it. Raises StoreUnavailable."""
+    async def ask(self, session_id: str, wish: Wish = "release") -> Outcome:
+        """Ask the owner of a session to release it, or something else of it. Raises StoreUnavailable."""
         owner = await self._shared.call(lambda client: _owner(client, session_id), probe=True)
         if owner is None:
             return "unknown"
@@ -98,7 +98,7 @@ class HandOver:
             return "ours"
         self._number += 1
         number = self._number
-        message = Message("ask", number, self._node, self._boot, session_id)
+        message = Message("ask" if wish == "release" else wish, number, self._node, self._boot, session_id)
         self._open[number] = answer = asyncio.get_running_loop().create_future()
         try:
             if not await self._send(owner, message):
@@ -140,7 +140,7 @@ class HandOver:
         message = _parse(data)
         if message is None:
             self._log.warning("message of another node not understood")
-        elif message.kind == "ask":
+        elif message.kind != "answer":
             self._spawn(message)
         elif message.boot == self._boot and message.number in self._open and not self._open[message.number].done():
             self._open[message.number].set_result(message.granted)
@@ -154,7 +154,8 @@ class HandOver:
     async def _answer(self, question: Message) -> None:
         """Let go, have the last state seen by all, and only then say so."""
         with suppress(StoreUnavailable):
-            granted = await self._release(question.session, question.asker)
+            wish: Wish = "end" if question.kind == "end" else "alive" if question.kind == "alive" else "release"
+            granted = await self._release(question.session, question.asker, wish)
             if granted:
                 with suppress(StoreUnavailable):  # the asker carries on from what it can see
                     await self._store.publish()
@@ -176,5 +177,5 @@ def _parse(data: object) -> Message | None:
     except (ValueError, TypeError, RecursionError):
         return None
     texts = (message.asker, message.boot, message.session)
-    sound = message.kind in {"ask", "answer"} and all(isinstance(each, str) for each in texts)
+    sound = message.kind in {"ask", "end", "alive", "answer"} and all(isinstance(each, str) for each in texts)
     return message if sound and type(message.number) is int and type(message.granted) is bool else None

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from siprec import clock
-from siprec.cluster.base import Orphan, Release
+from siprec.cluster.base import Orphan, Release, Wish
 from siprec.cluster.handover import HandOver, Outcome
 from siprec.cluster.lease import LEASE_SECONDS, NodeLease
 from siprec.store import layout
@@ -57,6 +57,10 @@ class SharedCluster:
         """As the protocol says. Raises StoreUnavailable."""
         outcome: Outcome = await self.hand_over.ask(session_id)
         return outcome != "refused"
+
+    async def tell(self, session_id: str, wish: Wish) -> bool:
+        """As the protocol says. Raises StoreUnavailable."""
+        return await self.hand_over.ask(session_id, wish) == "released"
 
     async def orphans(self, session_timeout: float) -> list[Orphan]:
         """As the protocol says. Raises StoreUnavailable."""

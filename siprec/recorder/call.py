@@ -23,7 +23,7 @@ from siprec.recorder.books import Books
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
-from siprec.recorder.items import Check, Item, MovedInto, Released, Restored, Stop, TakeOver
+from siprec.recorder.items import Check, HungUp, Item, MovedInto, Released, Restored, Stop, TakeOver
 from siprec.recorder.learn import held, learn
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
@@ -167,15 +167,13 @@ class Call:
     async def withdraw(self) -> None:
         """Let go of a stored session that cannot be carried on."""
         self.leg.refresh.stop()
-        for each in self.record.dialogs:
-            self._use.endpoint.forget(each.dialog)
+        self._forget_dialogs()
         with contextlib.suppress(OSError):
             await self.leg.discard()
 
     async def _restored(self, _: Restored) -> None:
         state = self.data.state
-        if state is State.INTERRUPTED:
-            await self._contact.check()  # its packets may be back by now
+        await self._contact.check()  # its packets may be back by now
         if self.data.live:
             self.log.info("call restored", state=str(self.data.state), fence=self.data.fence)
             if self.data.state is state:
@@ -193,12 +191,15 @@ class Call:
         """Leave the session to another node: no SIP any more, its packets for as long as they come."""
         self._gone = True
         self.leg.refresh.stop()
-        for each in self.record.dialogs:
-            self._use.endpoint.forget(each.dialog)
+        self._forget_dialogs()
         self.log.info("call released", to_node=item.to_node, fence=self.data.fence)
         while not self.quiet(clock.monotonic() - QUIET_SECONDS):  # noqa: ASYNC110  the drain thread tells only who asks
             await asyncio.sleep(QUIET_SECONDS)
         await self.leg.finish(self.leg.last_packet_ns() or clock.wall_ns())
+
+    def _forget_dialogs(self) -> None:
+        for each in self.record.dialogs:
+            self._use.endpoint.forget(each.dialog)
 
     def quiet(self, since: float) -> bool:
         """Whether no stream that should send has sent since then (monotonic seconds)."""
@@ -472,6 +473,10 @@ class Call:
         if self.leg.info is not None and event.dialog.key == self.leg.info.dialog.key:
             await self.end(Event.STOPPED, "no ACK came for the 200 OK")
 
+    async def _hung_up(self, item: HungUp) -> None:
+        self._forget_dialogs()
+        await self.end(Event.HANGUP, f"BYE to {item.at_node}")
+
     async def _check(self, _: Check) -> None:
         await self._contact.check()
         await self.books.catch_up()
@@ -577,6 +582,7 @@ class Call:
         MovedInto: _moved_into,
         Released: _let_go,
         Restored: _restored,
+        HungUp: _hung_up,
         Stop: lambda call, item: call.end(Event.STOPPED, item.reason),
     }
 

@@ -32,6 +32,13 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class HungUp:
+    """The SRC's BYE came to another node, which has answered it."""
+
+    at_node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
     """This session came back from the store, and it is its turn to be written about."""
 
@@ -83,6 +90,7 @@ Item = (
     | MovedInto
     | Released
     | Restored
+    | HungUp
     | Check
     | Stop
 )

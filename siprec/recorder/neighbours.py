@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from siprec import clock
-from siprec.cluster.base import Cluster
+from siprec.cluster.base import Cluster, Wish
 from siprec.errors import SiprecError, StoreError
 from siprec.log import Logger
 from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish
-from siprec.recorder.items import Released
+from siprec.recorder.items import HungUp, Released
 from siprec.session.admission import RecordingSource
 from siprec.session.recovery import PARALLEL_SECONDS
 from siprec.store.base import SessionRecord
@@ -66,9 +66,15 @@ class Neighbours:
         except (StoreError, TimeoutError):
             return True
 
-    async def release(self, session_id: str, to_node: str) -> bool:
-        """Another node wants a session of ours; False when its streams live and nobody but they should end it."""
+    async def release(self, session_id: str, to_node: str, wish: Wish) -> bool:
+        """Another node wants a session of ours; False when its streams live and nobody but they should end it, or
+        when it is to be ended, or there, and is not.
+        """
         call = self._calls.get(session_id)
+        if wish != "release":
+            if call is not None and wish == "end":
+                call.post(HungUp(to_node))
+            return call is not None
         if call is None:
             return True
         if call.active and not call.quiet(clock.monotonic() - PARALLEL_SECONDS):

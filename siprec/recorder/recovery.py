@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from siprec import clock
+from siprec.cluster.base import Wish
 from siprec.errors import NotFound, StoreError
 from siprec.metadata import extensions
 from siprec.metadata.model import Recording
@@ -180,6 +181,16 @@ class Recovery:
         now = clock.monotonic()
         alive = not call.quiet(now - PARALLEL_SECONDS) or call.young(now, YOUNG_SECONDS) or not call.active
         return Anew(replica_of=session_id) if alive else Found(call, from_node)
+
+    async def at_owner(self, key: DialogKey, source: RecordingSource, wish: Wish) -> bool:
+        """Whether the living owner of a dialog, another node, has done what a request that came here wants of it.
+
+        Raises StoreError, TimeoutError while the store cannot be asked.
+        """
+        record = await self._stored("dialog", dialog_key(*key))
+        if record is None or record.ended is not None or record.call.identity != source.name:
+            return False
+        return record.call.node != self._use.policy.node and await self._use.cluster.tell(record.call.session_id, wish)
 
     async def of_dialog(self, key: DialogKey, source: RecordingSource) -> Call | None:
         """The session whose dialog a request names that is unknown here; brought here if it is to be had.

@@ -11,6 +11,7 @@ from typing import Any
 from pyee import EventEmitter
 
 from siprec import clock, log
+from siprec.cluster.base import Wish
 from siprec.errors import PeerError, SipError, SiprecError, StoreError
 from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities, contact
@@ -54,6 +55,10 @@ FINISHED = frozenset({State.ENDED, State.FAILED})
 
 CLOSE_SECONDS = 5.0
 """A stop waits this long for captures to be closed and noted, whatever SHUTDOWN_TIMEOUT grants to rendering."""
+
+
+AT_OWNER: dict[str, Wish] = {"BYE": "end", "OPTIONS": "alive"}
+"""What needs no media: answered for a session that lives on another node, which is told. Others move it here."""
 
 
 class Recorder:
@@ -217,7 +222,11 @@ class Recorder:
     async def _find_dialog(self, event: RequestReceived, source: RecordingSource) -> None:
         request = event.request
         key = DialogKey(request.call_id, request.to.tag or "", request.from_.tag or "")
+        wish = AT_OWNER.get(request.method)
         try:
+            if wish is not None and await self._recovery.at_owner(key, source, wish):
+                self._answer_and_flush(event, 200, [("Accept", ", ".join(bodies.ACCEPT))])
+                return
             call = await self._recovery.of_dialog(key, source)
         except (StoreError, TimeoutError):
             # Never 481 while it cannot be known: an SBC ends the recording on it.

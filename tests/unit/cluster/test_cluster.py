@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from siprec.cluster import boot
-from siprec.cluster.base import Release, SingleNode, open_cluster
+from siprec.cluster.base import Release, SingleNode, Wish, open_cluster
 from siprec.cluster.handover import ANSWER_SECONDS, MESSAGE_LIMIT
 from siprec.cluster.lease import (
     LATE_SECONDS,
@@ -72,11 +72,11 @@ def now() -> Now:
     return Now()
 
 
-async def keep(session: str, to_node: str) -> bool:
+async def keep(session: str, to_node: str, wish: Wish) -> bool:
     return False
 
 
-async def release(session: str, to_node: str) -> bool:
+async def release(session: str, to_node: str, wish: Wish) -> bool:
     return True
 
 
@@ -245,7 +245,7 @@ async def test_an_owner_lets_go_with_its_last_word(server: RedisServer) -> None:
         await settled(a)
         asked: list[tuple[str, str]] = []
 
-        async def let_go(session: str, to_node: str) -> bool:
+        async def let_go(session: str, to_node: str, wish: Wish) -> bool:
             asked.append((session, to_node))
             mine.call.version += 7
             await a.save(mine)
@@ -283,7 +283,7 @@ async def test_nobody_waits_for_a_node_that_is_gone(server: RedisServer) -> None
 
 
 async def test_a_node_that_does_not_answer_has_300_ms(server: RedisServer) -> None:
-    async def sleep(session: str, to_node: str) -> bool:
+    async def sleep(session: str, to_node: str, wish: Wish) -> bool:
         await asyncio.Event().wait()
         return True
 

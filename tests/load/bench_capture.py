@@ -218,6 +218,7 @@ def _patiently(attempt: Callable[[], Run]) -> Run:
 
 def _once(command: Command, generate: Generator, streams: int, seconds: float) -> Run:
     os.sync()  # what the run before has left for the disk is not to be paid by this one
+    machine.warm_memory()
     with tempfile.TemporaryDirectory(prefix="siprec-bench-") as folder:
         process = subprocess.Popen(command(streams, folder), stdout=subprocess.PIPE, text=True, cwd=machine.ROOT)
         try:

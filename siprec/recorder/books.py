@@ -14,10 +14,12 @@ from siprec.archive.manifest import Manifest
 from siprec.errors import NotOwner, StoreError
 from siprec.recorder import describe
 from siprec.recorder.items import Released
+from siprec.session.transitions import State
 from siprec.store.base import SessionStore
 
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
+    from siprec.recorder.leg import Leg
 
 JOURNAL_SECONDS = 0.5
 """How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
@@ -35,6 +37,18 @@ class Books:
         """recording.json as it should be now."""
         leg = self._call.leg
         return describe.manifest(self._call.record, refused=leg.refused, sent=leg.sent)
+
+    async def put_down(self, leg: Leg) -> None:
+        """Have disk and journal know, before the 200 OK, what it will make of the session on `leg`. Raises OSError,
+        NotOwner.
+        """
+        manifest = self.manifest()
+        if self._call.data.state is State.OFFERED:
+            manifest.state = str(State.RECORDING if self._call.active else State.PAUSED)  # else it is written twice
+            await asyncio.gather(leg.save(manifest), self.journal())
+        else:  # the journal must not know a leg whose papers cannot be written
+            await leg.save(manifest)
+            await self.journal()
 
     async def journal(self) -> None:
         """Have the session stored before the 200 OK goes out, as long as that does not take too long."""

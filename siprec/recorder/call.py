@@ -44,9 +44,6 @@ from siprec.sip.events import (
 )
 from siprec.store.base import Reason, SessionRecord
 
-STREAMS_LIMIT = 8
-"""Streams offered in answer to an INVITE without an offer, however many its metadata names."""
-
 QUIET_SECONDS = 1.0
 """A released session whose streams sent nothing for so long has moved for good."""
 
@@ -311,10 +308,7 @@ class Call:
                 leg.negotiation.commit(prepared, leg.intake)
             self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
             describe.assign_participants(self.record)
-            manifest = self.books.manifest()
-            if data.state is State.OFFERED:  # what the 200 makes of it: else it would be written twice
-                manifest.state = str(State.RECORDING if self.active else State.PAUSED)
-            await asyncio.gather(leg.save(manifest), self.books.journal())
+            await self.books.put_down(leg)
             answered = leg.respond(event, 200, extra=extra, body=text) is not None
         finally:
             if not answered:
@@ -326,7 +320,7 @@ class Call:
 
     def _offer(self, leg: Leg) -> str:
         wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
-        return leg.negotiation.propose(min(wanted, STREAMS_LIMIT))
+        return leg.negotiation.propose(wanted)
 
     # ------------------------------------------------------------------ a session that is carried on
 

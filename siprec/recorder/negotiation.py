@@ -26,6 +26,9 @@ from siprec.session.model import CallData, Channel
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 TRANSPORTS = negotiate.PLAIN_TRANSPORTS | negotiate.SECURE_TRANSPORTS
+STREAMS_LIMIT = 8
+"""Streams offered in answer to an INVITE without an offer, however many its metadata names."""
+
 Held = Callable[[Channel], bool]
 """Whether an inactive channel is on hold rather than paused (siprec.session.streams.changes)."""
 
@@ -100,7 +103,8 @@ class Negotiation:
     # ------------------------------------------------------------------ we offer
 
     def propose(self, count: int) -> str:
-        """Our offer in the answer to an INVITE without one: the slots known, or `count` new ones (RFC 3261 14.2).
+        """Our offer in the answer to an INVITE without one: the slots known, or `count` new ones, at most STREAMS_LIMIT
+        (RFC 3261 section 14.2).
 
         Raises PortsExhausted, SdpError 488.
         """
@@ -112,7 +116,7 @@ class Negotiation:
             keys, origin = self._keys(self._data.channels), self._origin(())
             offer = negotiate.offer_again(known, ports=ports, origin=origin, crypto=keys)
         else:
-            offer = self._new_slots(count)
+            offer = self._new_slots(min(count, STREAMS_LIMIT))
         self._proposed = sdp.parse(self._revised(offer))
         return str(self._proposed)
 

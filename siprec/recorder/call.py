@@ -133,8 +133,6 @@ class Call:
         """What nobody takes up any more once `run` has returned."""
         return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
 
-    # ------------------------------------------------------------------ called at a start, in this order
-
     def recapture(self, pairs: dict[int, PortPair], *, lasting: bool) -> None:
         """In a files thread: a part of its own for a stored session, on the sockets it had.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.failover.calls import calling, expect_one_each, rendered
+from siprec.media.ports import RECEIVE_BUFFER, buffered_seconds
+from tests.failover.calls import TOLD_MS, calling, expect_one_each, rendered
 from tests.failover.figures import Row, count, mark
 from tests.support.server import serving
 
@@ -19,10 +22,17 @@ DISK_MIB = 96
 
 FULL_SECONDS = 5.0
 
-TIGHT_SECONDS = 12.0
-"""With hardly any RTP_BACKLOG packets wait in their sockets, for 5 to 25 s, as `net.core.rmem_max` allows."""
+OVERFULL_SECONDS = 8.0
+"""With hardly any RTP_BACKLOG packets wait in their sockets, as long as `net.core.rmem_max` allows, up to 50 s; the
+disk stays full for so much longer, and what does not fit is lost.
+"""
+
+OVERFULL_SESSIONS = 5
 
 ALLOWED_MS = 1000
+
+GAP_MS = 200
+"""From so long a gap on, the verdict tells of it."""
 
 CHUNK = 1 << 20
 
@@ -32,8 +42,16 @@ async def filled(root: Path, quick: bool) -> list[Row]:
     sessions = 2 if quick else 25
     rows = [await _measure(root / "usual", sessions, 1.0 if quick else FULL_SECONDS)]
     if not quick:
-        rows.append(await _measure(root / "tight", sessions, TIGHT_SECONDS, RTP_BACKLOG="64KiB"))
+        seconds = socket_seconds() + OVERFULL_SECONDS
+        rows.append(await _measure(root / "tight", OVERFULL_SESSIONS, seconds, RTP_BACKLOG="64KiB"))
     return rows
+
+
+def socket_seconds() -> float:
+    """How long a stream's packets fit into its socket on this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        return math.ceil(buffered_seconds(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)))
 
 
 async def _measure(root: Path, sessions: int, seconds: float, **environ: str) -> Row:
@@ -59,6 +77,11 @@ async def _measure(root: Path, sessions: int, seconds: float, **environ: str) ->
         expect_one_each(row, server, before, how=None)
         count(row, server.recordings(), calls.streams, [marks])
         causes = sorted({gap.cause for folder in server.recordings() for gap in folder.read().gaps})
+        gap_ms = max((gap.length for folder in server.recordings() for gap in folder.read().gaps), default=0.0) * 1000
+        verdicts = sorted({str(folder.read().verdict) for folder in server.recordings()})
+        row.details |= {"recording_says_ms": round(gap_ms), "verdicts": verdicts}
+        row.expect(abs(gap_ms - max(row.milliseconds)) <= TOLD_MS, "the recordings tell of another gap")
+        row.expect(verdicts == (["gaps"] if max(row.milliseconds) >= GAP_MS else ["ok"]), f"verdicts: {verdicts}")
         said = [line for line in server.log if line["event"] == "capture in trouble"]
     row.details |= {"fault_ms": round(fault_ms), "causes_of_gaps": causes, "said": [each["cause"] for each in said]}
     row.expect(any(each["cause"] == "disk" for each in said), "the log does not tell of the disk")

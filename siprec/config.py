@@ -38,7 +38,7 @@ SECRETS = ("REDIS_URL", "HTTP_TOKEN")
 PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fc00::/7,fe80::/10"
 
 MAX_MEDIA_WORKERS = 64
-"""Each has an arena of 8 MiB and 60 MB of interpreter; the ports of one address are used up long before."""
+"""Each needs 40 MiB before its first stream; the ports of one address are used up by fewer."""
 
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNIT_BYTES = {"": 1, "b": 1} | {

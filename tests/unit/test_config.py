@@ -104,6 +104,14 @@ def test_what_is_not_built_yet_warns() -> None:
     assert any(each.startswith("HTTP_PORT") for each in read(HTTP_PORT="8081").warnings)
 
 
+def test_media_workers_have_a_limit() -> None:
+    most = config.MAX_MEDIA_WORKERS
+    assert read(MEDIA_WORKERS=str(most)).settings.MEDIA_WORKERS == most
+    for wrong in (most + 1, -1):
+        with pytest.raises(ConfigurationError, match="MEDIA_WORKERS"):
+            read(MEDIA_WORKERS=str(wrong))
+
+
 def test_redis_needs_its_address() -> None:
     with pytest.raises(ConfigurationError, match="needs REDIS_URL"):
         read(REDUNDANCY_STORAGE_TYPE="redis")

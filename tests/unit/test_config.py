@@ -106,7 +106,7 @@ def test_what_is_not_built_yet_warns() -> None:
 
 def test_media_workers_have_a_limit() -> None:
     most = config.MAX_MEDIA_WORKERS
-    assert read(MEDIA_WORKERS=str(most)).settings.MEDIA_WORKERS == most
+    assert most == read(MEDIA_WORKERS=str(most)).settings.MEDIA_WORKERS
     for wrong in (most + 1, -1):
         with pytest.raises(ConfigurationError, match="MEDIA_WORKERS"):
             read(MEDIA_WORKERS=str(wrong))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import fields
 from functools import partial
+from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ from siprec.media.drain import ClockSteps
 from siprec.media.part import Outage
 from siprec.media.streams import StreamCounters
 from siprec.media.workers import wire
-from siprec.media.workers.ledger import Board, SessionEntry, StreamEntry
-from siprec.media.workers.link import ROWS
+from siprec.media.workers.board import Board
+from siprec.media.workers.ledger import SessionEntry, StreamEntry
 from siprec.media.workers.process import Process
 from siprec.media.workers.wire import Message, Orders
 from siprec.media.writer import Fault, guarded, resolve
@@ -44,22 +45,23 @@ STOP_SECONDS = 20.0
 
 
 class Crew:
-    """`count` workers. `on_fault` is called from this thread and must return at once."""
+    """`size` workers. `on_fault` is called from this thread and must return at once."""
 
-    def __init__(self, count: int, orders: Orders, on_fault: Callable[[Fault], None]) -> None:
-        self._workers = [Process(orders) for _ in range(count)]
+    def __init__(self, size: int, orders: Orders, on_fault: Callable[[Fault], None]) -> None:
+        self._workers = [Process(orders) for _ in range(size)]
         self._tick_ns = round(orders.tick * 1e9)
         self._on_fault = on_fault
         self._sessions: dict[int, SessionEntry] = {}
         self._streams: dict[int, tuple[SessionEntry, StreamEntry]] = {}
-        self._troubles: dict[int, dict[str, str]] = {index: {} for index in range(count)}
+        self._troubles: dict[int, dict[str, str]] = {index: {} for index in range(size)}
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._looked_at = 0.0
         self._stop_by: float | None = None
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="capture-crew", daemon=True)
-        self.board = Board()
+        self._slots = count()
+        self._free: list[int] = []
         self.clock = ClockSteps()
         self.clock.look()
 
@@ -70,6 +72,8 @@ class Crew:
 
     def stop(self) -> None:
         """Have every worker close what is open and end; the future of every session is done afterwards."""
+        if self._ended:
+            return
         self.submit(self._begin_stop)
         if self._thread.is_alive():
             self._thread.join()
@@ -77,6 +81,8 @@ class Crew:
         self._apply()
         for session in list(self._sessions.values()):
             self._abandon(session)
+        for worker in self._workers:
+            worker.close()
 
     def submit(self, command: Callable[[], None]) -> None:
         """Have `command` run in this thread, soon, in the order given."""
@@ -89,6 +95,10 @@ class Crew:
     def totals(self) -> Totals:
         each = [part for worker in self._workers for part in (worker.totals, worker.totals_before)]
         return Totals(**{field.name: sum(getattr(part, field.name) for part in each) for field in fields(Totals)})
+
+    def board_of(self, session: SessionEntry) -> Board:
+        """Where its streams are shown; any, as long as it has no worker."""
+        return self._workers[session.worker].board
 
     @property
     def pids(self) -> list[int]:
@@ -105,7 +115,9 @@ class Crew:
         self._give(session)
 
     def add(self, session: SessionEntry, stream: StreamEntry) -> None:
-        stream.slot = self.board.take()
+        slot = self._free.pop() if self._free else next(self._slots)
+        self.board_of(session).clear(slot)
+        stream.slot = slot
         session.streams[stream.slot] = stream
         self._streams[stream.slot] = (session, stream)
         self._give_stream(session, stream)
@@ -120,7 +132,7 @@ class Crew:
         if stream.slot >= 0:
             self._say(session, {"do": "remove", "stream": stream.slot})
         else:
-            resolve(future, stream.counters(self.board))
+            resolve(future, stream.counters(self.board_of(session)))
 
     def sync(self, session: SessionEntry, ticket: int, future: Future[None]) -> None:
         if session.closed.done():
@@ -190,13 +202,10 @@ class Crew:
         if worker.link is None:
             return
         try:
-            for kind, body, _ in worker.link.receive():
+            for body, _ in worker.link.receive():
                 worker.heard()
-                if kind == ROWS:
-                    self.board.put(wire.rows(body))
-                else:
-                    message = wire.load(body)
-                    self._HEARD[message["tell"]](self, index, message)
+                message = wire.load(body)
+                self._HEARD[message["tell"]](self, index, message)
             if worker.link.waiting:
                 worker.link.flush()
         except (EOFError, OSError):
@@ -340,8 +349,8 @@ class Crew:
         slot = stream.slot
         stream.finish(counters)
         del session.streams[slot], self._streams[slot]
-        self.board.give_back(slot)
-        final = stream.counters(self.board)
+        self._free.append(slot)
+        final = stream.counters(self.board_of(session))
         session.ended.append((stream.channel, final))
         if stream.removing is not None:
             resolve(stream.removing, final)
@@ -378,7 +387,7 @@ class Crew:
         mine = [each for each in self._sessions.values() if each.worker == index]
         for session in mine:
             if session.given:
-                session.lose(self.board, since_ns, now_ns)
+                session.lose(worker.board, since_ns, now_ns)
         if not expected:
             self._trouble(
                 index, "worker", f"capture process {pid} died ({cause}), {len(mine)} sessions wait for the next"

@@ -11,58 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from siprec.media.drain import CaptureResult
 from siprec.media.part import Outage
 from siprec.media.pcap import FILE_HEADER
 from siprec.media.ports import PortPair
-from siprec.media.streams import ROW, Liveness, StreamCounters
+from siprec.media.streams import Liveness, StreamCounters
 from siprec.media.workers import wire
+from siprec.media.workers.board import Board
 from siprec.media.workers.wire import Message
 from siprec.media.writer import OutageLog, create
-
-FIRST_CAPACITY = 64
-
-
-class Board:
-    """The newest row of each stream, by slot; zeros until there is one."""
-
-    def __init__(self) -> None:
-        self._rows = np.zeros(FIRST_CAPACITY, ROW)
-        self._told = np.zeros(FIRST_CAPACITY, np.bool_)
-        self._free = list(range(FIRST_CAPACITY))
-
-    def take(self) -> int:
-        """A slot, cleared."""
-        if not self._free:
-            self._free = list(range(len(self._rows), 2 * len(self._rows)))
-            self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)))
-            self._told = np.concatenate((self._told, np.zeros_like(self._told)))
-        slot = self._free.pop()
-        self.clear(slot)
-        return slot
-
-    def give_back(self, slot: int) -> None:
-        """Its worker will not tell of it any more."""
-        self._free.append(slot)
-
-    def clear(self, slot: int) -> None:
-        self._rows[slot] = np.zeros((), ROW)
-        self._told[slot] = False
-
-    def put(self, rows: NDArray[np.void]) -> None:
-        self._rows[rows["stream"]] = rows
-        self._told[rows["stream"]] = True
-
-    def told(self, slot: int) -> bool:
-        """Whether there has been a row."""
-        return bool(self._told[slot])
-
-    def __getitem__(self, slot: int) -> np.void:
-        row: np.void = self._rows[slot]
-        return row
 
 
 @dataclass(slots=True, eq=False)

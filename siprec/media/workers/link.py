@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from siprec import clock
 
 MAX_FRAME = 16 << 20
-"""Of 4000 streams' rows a frame has 256 KiB, of a session's end with all its outages a few hundred: more is damage."""
+"""The end of a session with all its outages and refusals takes some hundred KiB: more is damage."""
 
 MAX_DESCRIPTORS = 2
 """In one frame: the sockets of a port pair."""
@@ -27,10 +27,7 @@ MAX_DESCRIPTORS = 2
 CHUNK = 256 << 10
 """Read in one system call."""
 
-TEXT, ROWS = 0, 1
-"""Kinds of frames: a message, or rows of numbers (see `wire`)."""
-
-_HEAD = struct.Struct("<IBB")
+_HEAD = struct.Struct("<IB")
 _EXTRA = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
 _LATER = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})  # too much is on its way: the reader is behind
 
@@ -61,9 +58,9 @@ class Link:
         """Frames not sent yet."""
         return len(self._outgoing)
 
-    def send(self, body: bytes, kind: int = TEXT, *, descriptors: Sequence[int] = (), give: bool = False) -> None:
+    def send(self, body: bytes, *, descriptors: Sequence[int] = (), give: bool = False) -> None:
         """`give`: the descriptors are ours to close once they are sent. Raises OSError when nobody is there."""
-        head = _HEAD.pack(len(body), len(descriptors), kind)
+        head = _HEAD.pack(len(body), len(descriptors))
         self._outgoing.append(_Outgoing(memoryview(head + body), tuple(descriptors), give))
         if not self.blocked:
             self.flush()
@@ -99,8 +96,8 @@ class Link:
             poll.poll((until - clock.monotonic()) * 1000)
             self.flush()
 
-    def receive(self) -> Iterator[tuple[int, bytes, list[int]]]:
-        """Kind, body and descriptors of each frame that has come; the descriptors are the caller's. Raises EOFError
+    def receive(self) -> Iterator[tuple[bytes, list[int]]]:
+        """Body and descriptors of each frame that has come; the descriptors are the caller's. Raises EOFError
         at the end, also after a damaged frame."""
         try:
             data, extra, flags, _ = self._sock.recvmsg(CHUNK, _EXTRA, socket.MSG_CMSG_CLOEXEC)
@@ -116,11 +113,11 @@ class Link:
         self._received += data
         yield from self._frames()
 
-    def _frames(self) -> Iterator[tuple[int, bytes, list[int]]]:
+    def _frames(self) -> Iterator[tuple[bytes, list[int]]]:
         at = 0
         try:
             while len(self._received) >= at + _HEAD.size:
-                length, count, kind = _HEAD.unpack_from(self._received, at)
+                length, count = _HEAD.unpack_from(self._received, at)
                 if length > MAX_FRAME or count > MAX_DESCRIPTORS:
                     raise EOFError("damaged")
                 end = at + _HEAD.size + length
@@ -128,7 +125,7 @@ class Link:
                     return
                 body = bytes(self._received[at + _HEAD.size : end])
                 at = end
-                yield kind, body, [self._descriptors.popleft() for _ in range(count)]
+                yield body, [self._descriptors.popleft() for _ in range(count)]
         finally:
             del self._received[:at]
 

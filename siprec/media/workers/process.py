@@ -12,6 +12,7 @@ from dataclasses import astuple
 
 from siprec import clock
 from siprec.media.capture import Totals
+from siprec.media.workers.board import Board
 from siprec.media.workers.link import Link
 from siprec.media.workers.wire import Orders
 
@@ -36,7 +37,7 @@ REAP_SECONDS = 0.2
 
 class Process:
     """`ready`: it has said that it listens. `sessions`: how many it has. `totals` is what it told last; `totals_before`
-    what those before it did."""
+    what those before it did. `board` is where all of them show their rows."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
@@ -45,6 +46,8 @@ class Process:
         self._failures = 0
         self._ready_at = 0.0
         self.link: Link | None = None
+        self._memory = Board.create()
+        self.board = Board(self._memory)
         self.ready = False
         self.told_to_stop = False
         self.start_at = 0.0
@@ -63,11 +66,12 @@ class Process:
         """Raises OSError when the system gives no process."""
         ours, theirs = socket.socketpair()
         with theirs:
-            numbers = (theirs.fileno(), os.getpid(), *astuple(self._orders))
+            shared = [theirs.fileno(), self._memory]
+            numbers = (*shared, os.getpid(), *astuple(self._orders))
             command = [sys.executable, "-P", "-m", "siprec.media.workers.worker", *map(str, numbers)]
             try:
                 self._process = subprocess.Popen(  # noqa: S603  no text of anybody else
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                    command, stdin=subprocess.DEVNULL, pass_fds=shared
                 )
             except OSError:
                 ours.close()
@@ -86,6 +90,10 @@ class Process:
     def overdue(self) -> bool:
         patience = SILENT_SECONDS if self.ready else START_SECONDS
         return self.link is not None and clock.monotonic() - self.heard_at > patience
+
+    def close(self) -> None:
+        """No other is to be started."""
+        os.close(self._memory)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -115,10 +115,10 @@ class RemoteStream:
         self._crew.submit(partial(self._crew.update, self._session, self._stream, changes))
 
     def counters(self) -> StreamCounters:
-        return self._stream.counters(self._crew.board)
+        return self._stream.counters(self._crew.board_of(self._session))
 
     def liveness(self) -> Liveness | None:
-        return self._stream.liveness(self._crew.board)
+        return self._stream.liveness(self._crew.board_of(self._session))
 
     def remove(self) -> Future[StreamCounters]:
         if self._removing is None:

@@ -1,10 +1,10 @@
-"""What is said between the process that speaks SIP and its media workers: JSON, and rows of numbers.
+"""What is said between the process that speaks SIP and its media workers: JSON.
 
     to a worker     open add update remove close sync stop
-    from a worker   hello once it listens, totals and rows each tick, details of a session when they have changed,
+    from a worker   hello once it listens, totals each tick, details of a session when they have changed,
                     removed closed synced when done, fault
 
-Streams are named by their slot on the board of rows, sessions by a number.
+Streams are named by their slot on the board (`board`), where their numbers stand, sessions by a number.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_network
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from siprec.media.exchange import RtcpTerms
 from siprec.media.part import Outage
 from siprec.media.secure import SrtpTerms
 from siprec.media.source import SourcePolicy
-from siprec.media.streams import ROW, StreamCounters
+from siprec.media.streams import StreamCounters
 from siprec.media.tiers import Tier
 
 Message = dict[str, Any]
@@ -46,10 +43,6 @@ def dump(message: Message) -> bytes:
 def load(data: bytes) -> Message:
     message: Message = json.loads(data)
     return message
-
-
-def rows(data: bytes) -> NDArray[np.void]:
-    return np.frombuffer(data, ROW)
 
 
 # ---- how a stream is captured (capture.Terms, capture.Changes) -----------------------------------------------

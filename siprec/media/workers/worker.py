@@ -1,6 +1,6 @@
 """A media worker: a process that captures what another one hands it, and ends when that one does.
 
-    python -m siprec.media.workers.worker DESCRIPTOR PARENT TICK BACKLOG_BYTES TIER REPORT_SECONDS
+    python -m siprec.media.workers.worker LINK BOARD PARENT TICK BACKLOG_BYTES TIER REPORT_SECONDS
 
 It ends by the end of its link, not by a signal that the kernel would send at its parent's death: what was read must
 still be written. Signals that go to all processes of a group or a service are for the parent to act on.
@@ -31,13 +31,14 @@ from siprec.media.ports import PortPair
 from siprec.media.streams import StreamCounters
 from siprec.media.tiers import Tier
 from siprec.media.workers import wire
-from siprec.media.workers.link import ROWS, Link
+from siprec.media.workers.board import Board
+from siprec.media.workers.link import Link
 from siprec.media.workers.wire import Message, Orders
 from siprec.media.writer import CaptureFile, guarded
 
 DETAIL_TICKS = 25
 """Ticks in which each session's details are looked at once: every 5 s, which costs little even for thousands. What
-they were last is added to what a successor counts; for packets and octets, the rows of every tick are."""
+they were last is added to what a successor counts; for packets and octets, the board is."""
 
 END_SECONDS = 2.0
 """An orphan that has not written everything by then ends all the same: what is written needs no process to last."""
@@ -66,8 +67,9 @@ class _Session:
 class Worker:
     """`parent`: the process id of whoever is at the other end of `link`."""
 
-    def __init__(self, link: Link, *, parent: int, orders: Orders) -> None:
+    def __init__(self, link: Link, board: Board, *, parent: int, orders: Orders) -> None:
         self._link = link
+        self._board = board
         self._parent = parent
         self._tick = orders.tick
         self._ticks = 0
@@ -77,7 +79,7 @@ class Worker:
             receive=orders.tier,
             report_seconds=orders.report_seconds,
             on_fault=lambda fault: self._later(partial(self._tell_fault, fault)),
-            on_tick=lambda: self._later(self._tell_rows),
+            on_tick=lambda: self._later(self._show),
         )
         self._sessions: dict[int, _Session] = {}
         self._streams: dict[int, _Stream] = {}
@@ -99,7 +101,7 @@ class Worker:
         due = clock.monotonic()
         while not self._stopping:
             self._wait(max(0.0, due - clock.monotonic()))
-            for _, body, descriptors in self._link.receive():
+            for body, descriptors in self._link.receive():
                 message = wire.load(body)
                 guarded(partial(self._DO[message["do"]], self, message, descriptors), self._tell_fault)
             self._run_jobs()
@@ -195,13 +197,10 @@ class Worker:
     def _tell_fault(self, fault: Fault) -> None:
         self._say("fault", fault=asdict(fault))
 
-    def _tell_rows(self) -> None:
+    def _show(self) -> None:
         """Right after the drain's tick: who looks at them must not take their age for an SRC's silence."""
         slots = np.fromiter(self._streams, np.int64, len(self._streams))
-        found = self._engine.rows([each.capture for each in self._streams.values()])
-        if len(found) and not self._link.blocked:
-            found["stream"] = slots[found["stream"]]
-            self._link.send(found.tobytes(), ROWS)
+        self._board.put(slots, self._engine.rows([each.capture for each in self._streams.values()]))
 
     def _tell(self) -> None:
         """Each tick. What the other end has not read yet is not followed by more of the same."""
@@ -215,8 +214,8 @@ class Worker:
                 self._tell_details(number, session)
 
     def _tell_details(self, number: int, session: _Session) -> None:
-        """Only when they have changed; what the rows tell is none of them."""
-        counters = {slot: replace(each.capture.counters(), **_IN_ROWS) for slot, each in session.streams.items()}
+        """Only when they have changed; what the board shows is none of them."""
+        counters = {slot: replace(each.capture.counters(), **_SHOWN) for slot, each in session.streams.items()}
         details: Message = {"outages": session.capture.outages(), "counters": counters}
         if details != session.told:
             session.told = details
@@ -275,18 +274,18 @@ class Worker:
         self._engine.stop()
 
 
-_IN_ROWS: Any = {"accepted": 0, "octets": 0, "rtcp": 0, "first_packet_ns": 0, "last_packet_ns": 0, "jitter_ms": 0.0}
-"""What rows tell."""
+_SHOWN: Any = {"accepted": 0, "octets": 0, "rtcp": 0, "first_packet_ns": 0, "last_packet_ns": 0, "jitter_ms": 0.0}
+"""What the board shows."""
 
 
 def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    descriptor, parent, tick, backlog_bytes, tier, report_seconds = arguments
+    link, board, parent, tick, backlog_bytes, tier, report_seconds = arguments
     orders = Orders(float(tick), int(backlog_bytes), cast(Tier, tier), float(report_seconds))
-    sock = socket.socket(fileno=int(descriptor))
+    sock = socket.socket(fileno=int(link))
     sock.set_inheritable(False)
-    Worker(Link(sock), parent=int(parent), orders=orders).run()
+    Worker(Link(sock), Board(int(board)), parent=int(parent), orders=orders).run()
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from siprec.media.workers import link
-from siprec.media.workers.link import ROWS, TEXT, Link
+from siprec.media.workers.link import Link
 
-Frame = tuple[int, bytes, list[int]]
+Frame = tuple[bytes, list[int]]
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def all_of(sender: Link, receiver: Link) -> list[Frame]:
 
 def test_frames_come_in_order_however_long(ends: tuple[Link, Link]) -> None:
     bodies = [b"", b"x", bytes(1_000_000), b"{}"]
-    for index, body in enumerate(bodies):
-        ends[0].send(body, ROWS if index % 2 else TEXT)
+    for body in bodies:
+        ends[0].send(body)
     assert ends[0].waiting
     assert ends[0].blocked
-    assert all_of(*ends) == [(index % 2, body, []) for index, body in enumerate(bodies)]
+    assert all_of(*ends) == [(body, []) for body in bodies]
     assert not ends[0].blocked
 
 
@@ -48,11 +48,11 @@ def test_descriptors_stay_with_their_frame(ends: tuple[Link, Link], tmp_path: Pa
         ends[0].send(bytes(50_000), descriptors=[given, given], give=True)
         ends[0].send(b"none")
     found = all_of(*ends)
-    for number, (_, _, descriptors) in enumerate(found[::2]):
+    for number, (_, descriptors) in enumerate(found[::2]):
         assert [Path(os.readlink(f"/proc/self/fd/{each}")).name for each in descriptors] == [str(number)] * 2
         for each in descriptors:
             os.close(each)
-    assert all(descriptors == [] for _, _, descriptors in found[1::2])
+    assert all(descriptors == [] for _, descriptors in found[1::2])
 
 
 def test_what_was_given_and_not_sent_is_closed(ends: tuple[Link, Link]) -> None:

@@ -265,6 +265,7 @@ class _Watch:
         starting.join()
         cpu = cpu_seconds(servers[0].worker)
         told = servers[0].wait_for("ready to record", where=lambda line: _at(line) > began, seconds=PATIENCE_SECONDS)
+        servers[0].wait_for("recording ready")  # a renderer that begins while the next kill comes would complain
         arrived = [_first_arrival(self._capture(each)) for each in sample] if not waiting else []
         restored = Restored(
             receiving=max(arrived) - began if arrived else None,

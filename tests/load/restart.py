@@ -265,7 +265,9 @@ class _Watch:
         starting.join()
         cpu = cpu_seconds(servers[0].worker)
         told = servers[0].wait_for("ready to record", where=lambda line: _at(line) > began, seconds=PATIENCE_SECONDS)
-        servers[0].wait_for("recording ready")  # a renderer that begins while the next kill comes would complain
+        while not _rendered(servers[0], began):  # a renderer that begins while the next kill comes would complain
+            assert time.time() < limit, "the session that was hung up is not rendered"
+            time.sleep(0.05)
         arrived = [_first_arrival(self._capture(each)) for each in sample] if not waiting else []
         restored = Restored(
             receiving=max(arrived) - began if arrived else None,
@@ -330,6 +332,11 @@ def _watching(root: Path, live: list[_Live], sip_port: int) -> Iterator[_Watch]:
 def _without_worker(server: Server) -> Server:
     server.kill_worker()
     return server
+
+
+def _rendered(server: Server, since: float) -> bool:
+    """Whether a recording was finished since then; the line may have come before one that was waited for."""
+    return any(line["event"] == "recording ready" and _at(line) > since for line in list(server.log))
 
 
 def _at(line: Line) -> float:

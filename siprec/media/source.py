@@ -12,7 +12,6 @@ first SSRC of a source needs no probation; a later one needs two packets in orde
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -107,14 +106,14 @@ class Source:
         self.refusals = Refusals()
         self._networks = tuple(networks)
         self._admitted: dict[int, None] = {}
-        self._held: deque[Arrival] = deque()
+        self._held: list[Arrival] = []
 
     def renew(self, remote: Origin | None) -> list[Arrival]:
         """A new SDP: whatever was learned is open again. Gives out held packets that can now be judged."""
         self.remote = remote
         self.locked = self.ssrc = None
         self._admitted.clear()
-        held, self._held = self._held, deque()
+        held, self._held = self._held, []
         return [accepted for packet in held for accepted in self.judge(packet)]
 
     def judge(self, packet: Arrival) -> list[Arrival]:
@@ -135,7 +134,7 @@ class Source:
     def forget(self) -> None:
         """The stream ends: what is still held was never learned."""
         while self._held:
-            self._refuse(self._held.popleft(), Reason.UNLEARNED if self.locked is None else Reason.SSRC)
+            self._refuse(self._held.pop(0), Reason.UNLEARNED if self.locked is None else Reason.SSRC)
 
     def _learn(self, packet: Arrival, remote: Origin) -> list[Arrival]:
         if packet.origin == remote:
@@ -164,7 +163,7 @@ class Source:
         for table in (self._admitted, self.ssrcs):
             if len(table) > MAX_SSRCS:
                 del table[next(iter(table))]
-        released, others = [], deque[Arrival]()
+        released, others = [], list[Arrival]()
         for held in self._held:
             if held.origin != self.locked:
                 self._refuse(held, Reason.UNLEARNED)
@@ -184,7 +183,7 @@ class Source:
 
     def _hold(self, packet: Arrival) -> list[Arrival]:
         if len(self._held) >= MAX_HELD:
-            oldest = self._held.popleft()
+            oldest = self._held.pop(0)
             self._refuse(oldest, Reason.UNLEARNED if self.locked is None else Reason.SSRC)
         self._held.append(packet)
         return []

@@ -85,9 +85,9 @@ class OutageLog:
 class CaptureFile:
     """One session's capture in one part, as a row of files `capture-0001.pcap`, ...
 
-    Opened by any thread, then the writer's alone. `offset` is the end of the last whole record; `waiting`
-    holds what could not be written yet. `first` is the number of the row's first file here, which is created unless
-    its `descriptor` is given. Raises ArchiveError when it cannot be created.
+    Opened by any thread, then the writer's alone. `offset` is the end of the last whole record. `first` is the number
+    of the row's first file here, which is created unless its `descriptor` is given. Raises ArchiveError when it cannot
+    be created.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class CaptureFile:
         self.outages = OutageLog()
         self.paths: list[Path] = []
         self.octets = 0
-        self.waiting: deque[bytes] = deque()
         self._ragged = False
         self.finish: Callable[[], None] | None = None
         self.finish_by = 0.0
@@ -281,7 +280,7 @@ class Writer:
         self._queued = 0  # only the drain adds to this, only the writer to `_done`: no lock is needed
         self._done = 0
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._troubled: dict[CaptureFile, None] = {}
+        self._troubled: dict[CaptureFile, deque[bytes]] = {}  # with what could not be written yet
         self._retry_at = 0.0
         self.syncer = Syncer(on_fault)
         self._thread = threading.Thread(target=self._run, name="capture-write", daemon=True)
@@ -335,10 +334,10 @@ class Writer:
             self._give_up(file)
 
     def _write_all(self, pieces: list[tuple[CaptureFile, Data]], now: float) -> None:
-        touched = self.syncer.touched
+        touched, troubled = self.syncer.touched, self._troubled
         for file, data in pieces:
-            if file.waiting:
-                file.waiting.append(bytes(data))
+            if file in troubled:
+                troubled[file].append(bytes(data))
                 continue
             try:
                 if file.due(now):
@@ -356,11 +355,10 @@ class Writer:
 
     def _trouble(self, file: CaptureFile, data: Data, error: OSError) -> None:
         """Keep a copy: `data` is a view into a buffer shared with other sessions."""
-        file.waiting.append(bytes(data))
         self.errors += 1
         if not self._troubled:
             self._retry_at = clock.monotonic() + RETRY_SECONDS
-        self._troubled[file] = None
+        self._troubled[file] = deque([bytes(data)])
         if not self.failing:
             self.failing = True
             self._on_fault(Fault("disk", True, f"cannot write {file.paths[-1]}: {error.strerror}"))
@@ -381,9 +379,10 @@ class Writer:
 
     def _catch_up(self, file: CaptureFile) -> bool:
         try:
-            while file.waiting:
-                file.write(file.waiting[0])
-                size = len(file.waiting.popleft())
+            waiting = self._troubled[file]
+            while waiting:
+                file.write(waiting[0])
+                size = len(waiting.popleft())
                 self._done += size
                 self.written += size
             self.syncer.touched(file)
@@ -394,14 +393,12 @@ class Writer:
 
     def _give_up(self, file: CaptureFile) -> None:
         """Nothing more can be done for this file: what waits is lost, with its cause."""
-        for data in file.waiting:
+        for data in self._troubled.pop(file, ()):
             first_ns, last_ns, packets = pcap.span(data)
             file.outages.add(Outage(first_ns, last_ns, "disk", packets=packets))
             self._done += len(data)
-        file.waiting.clear()
         with contextlib.suppress(OSError):
             file.cut()
-        self._troubled.pop(file, None)
         if file.finish:
             file.finish()
 
@@ -411,7 +408,7 @@ class Writer:
     def _close(self, file: CaptureFile, done: Callable[[], None]) -> None:
         file.finish = lambda: self.syncer.flush(file, file.descriptor, close=True, done=done)
         file.finish_by = clock.monotonic() + CLOSE_PATIENCE
-        if not file.waiting:
+        if file not in self._troubled:
             file.finish()
 
 

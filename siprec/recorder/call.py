@@ -28,6 +28,7 @@ from siprec.recorder.learn import held, learn
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
 from siprec.recorder.refresh import TimerDue
+from siprec.recorder.waiting import Flag, Inbox
 from siprec.session import bodies, recovery
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, Recovery
@@ -63,8 +64,8 @@ class Call:
     def __init__(self, facilities: Facilities, record: SessionRecord, source: RecordingSource, remote: str) -> None:
         self._use = facilities
         self._source = source
-        self._queue: asyncio.Queue[Item] = asyncio.Queue()
-        self._acknowledged = asyncio.Event()
+        self._inbox: Inbox[Item] = Inbox()
+        self._acknowledged = Flag()
         self._on_dialog: Callable[[DialogKey], None] = lambda _: None
         self._retiring: set[asyncio.Task[None]] = set()
         self._ended_at = 0
@@ -73,10 +74,9 @@ class Call:
         self.record = record
         self.invites: set[str] = set()
         self._gone = False  # to another node
-        self.closed = asyncio.Event()  # its capture is closed and its end is on disk
-        self.done = asyncio.Event()
-        self.settled = asyncio.Event()  # cleared for a restored session until that is on disk
-        self.settled.set()
+        self.closed = Flag()  # its capture is closed and its end is on disk
+        self.done = Flag()
+        self.settled = Flag(is_set=True)  # cleared for a restored session until that is on disk
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
         self.leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
 
@@ -107,7 +107,7 @@ class Call:
         if isinstance(item, ProvisionalAcknowledged):
             self._acknowledged.set()
         else:
-            self._queue.put_nowait(item)
+            self._inbox.put(item)
 
     async def run(self, on_dialog: Callable[[DialogKey], None]) -> None:
         """Handle events until the recording is on disk. Never raises for what a peer sends.
@@ -117,7 +117,7 @@ class Call:
         self._on_dialog = on_dialog
         try:
             while not self._gone and self.data.state not in {State.ENDED, State.FAILED}:
-                item = await self._queue.get()
+                item = await self._inbox.get()
                 await self._take(item)
                 if not isinstance(item, AckReceived):  # nothing in its note is worth a write of its own
                     await self.books.note()
@@ -131,7 +131,7 @@ class Call:
 
     def left(self) -> list[Item]:
         """What nobody takes up any more once `run` has returned."""
-        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        return self._inbox.left()
 
     def recapture(self, pairs: dict[int, PortPair], *, lasting: bool) -> None:
         """In a files thread: a part of its own for a stored session, on the sockets it had.

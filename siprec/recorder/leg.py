@@ -26,6 +26,7 @@ from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.intake import Intake, srtp_terms
 from siprec.recorder.negotiation import Negotiation
 from siprec.recorder.refresh import Refresh, TimerDue
+from siprec.recorder.waiting import Flag
 from siprec.session import bodies, headers
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, DialogInfo
@@ -314,7 +315,7 @@ class Leg:
                     setting="SIP_TLS_CERT",
                 )
 
-    async def provide_prack(self, event: RequestReceived, acknowledged: asyncio.Event) -> None:
+    async def provide_prack(self, event: RequestReceived, acknowledged: Flag) -> None:
         """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
         if "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
             self.respond(event, 183, reliable=True)

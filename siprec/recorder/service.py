@@ -22,6 +22,7 @@ from siprec.recorder.neighbours import Neighbours
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
 from siprec.recorder.restart import Restart
 from siprec.recorder.salvage import leftovers
+from siprec.recorder.waiting import Flag
 from siprec.session import bodies
 from siprec.session.admission import (
     RecordingSource,
@@ -444,7 +445,7 @@ def _take_over(event: RequestReceived, how: How, source: RecordingSource, found:
     )
 
 
-async def _all(events: Sequence[asyncio.Event], timeout: float) -> None:
+async def _all(events: Sequence[Flag], timeout: float) -> None:
     """Wait until all are set, for at most `timeout` seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -122,7 +121,7 @@ class CallData:
     external_ids: dict[str, str] = field(default_factory=dict)
     channels: list[Channel] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
-    history: deque[HistoryEntry] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
+    history: list[HistoryEntry] = field(default_factory=list)
 
     def fire(self, event: Event, *, at_ns: int, monotonic: float) -> tuple[Effect, ...]:
         """Take the step for `event`, note it in the history, and return the effects to run.
@@ -132,6 +131,7 @@ class CallData:
         taken = step(self.state, event)
         if taken is None:
             return ()
+        del self.history[: 1 - HISTORY_LIMIT]
         self.history.append(HistoryEntry(event, self.state, taken.next, at_ns, monotonic))
         self.state = taken.next
         self.version += 1

@@ -10,13 +10,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import types
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
-
-from siprec.session.model import HISTORY_LIMIT
 
 T = TypeVar("T")
 
@@ -193,15 +190,6 @@ def _mapping(hint: Any) -> tuple[Dump, Load]:
     return lambda items: {name: write(each) for name, each in items.items()}, back
 
 
-def _ring(hint: Any) -> tuple[Dump, Load]:
-    """The one ring there is is a session's history."""
-    write, read = shape(get_args(hint)[0])
-    return (
-        lambda value: [write(each) for each in value],
-        lambda raw: deque((read(each) for each in _items(raw)), maxlen=HISTORY_LIMIT),
-    )
-
-
 _GENERIC: dict[Any, Callable[[Any], tuple[Dump, Load]]] = {
     Literal: _literal,
     Union: _optional,
@@ -209,5 +197,4 @@ _GENERIC: dict[Any, Callable[[Any], tuple[Dump, Load]]] = {
     list: _sequence(list),
     tuple: _tuple,
     dict: _mapping,
-    deque: _ring,
 }

@@ -15,7 +15,7 @@ import fcntl
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +87,7 @@ class CaptureFile:
 
     Opened by any thread, then the writer's alone. `offset` is the end of the last whole record. `first` is the number
     of the row's first file here, which is created unless its `descriptor` is given. Raises ArchiveError when it cannot
-    be created.
+    be created. `segment_ends`: when the next file is due, on `clock.monotonic`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class CaptureFile:
         self.finish_by = 0.0
         self.synced_ns = clock.wall_ns()
         self._segment_seconds = segment_seconds
-        self._segment_ends = now + segment_seconds if segment_seconds else None
+        self.segment_ends = now + segment_seconds if segment_seconds else None
         self.descriptor = create(directory, first) if descriptor is None else descriptor
         self.offset = pcap.FILE_HEADER
         self.paths.append(path_of(directory, first))
@@ -117,8 +117,8 @@ class CaptureFile:
 
     def write(self, data: Data) -> None:
         """Append `data` as a whole. Raises OSError, and then the file ends where it ended before."""
-        self.cut()
-        done = 0
+        if self._ragged:
+            self.cut()
         try:
             done = os.pwrite(self.descriptor, data, self.offset)
             while done < len(data):  # a signal, or a disk that fills up right now
@@ -137,17 +137,13 @@ class CaptureFile:
             os.ftruncate(self.descriptor, self.offset)
             self._ragged = False
 
-    def due(self, now: float) -> bool:
-        """Whether the segment has lasted long enough."""
-        return self._segment_ends is not None and now >= self._segment_ends
-
     def rotate(self, now: float) -> int:
         """Begin the next segment; gives the old descriptor, to be synced and closed. Raises OSError."""
         old = self.descriptor
         number = self._first + len(self.paths)
         self.descriptor, self.offset = _create(path_of(self.directory, number)), pcap.FILE_HEADER
         self.paths.append(path_of(self.directory, number))
-        self._segment_ends = now + self._segment_seconds
+        self.segment_ends = now + self._segment_seconds
         return old
 
 
@@ -200,9 +196,9 @@ class Syncer:
         if self._thread.is_alive():
             self._thread.join()
 
-    def touched(self, file: CaptureFile) -> None:
-        """The writer has written to `file`."""
-        self._dirty[file.descriptor] = file
+    def touched(self, files: Iterable[CaptureFile]) -> None:
+        """The writer has written to them."""
+        self._dirty.update((file.descriptor, file) for file in files)
 
     def flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
         """fsync `descriptor` and its directory, `close` it if asked, then call `done`."""
@@ -334,21 +330,25 @@ class Writer:
             self._give_up(file)
 
     def _write_all(self, pieces: list[tuple[CaptureFile, Data]], now: float) -> None:
-        touched, troubled = self.syncer.touched, self._troubled
-        for file, data in pieces:
-            if file in troubled:
-                troubled[file].append(bytes(data))
-                continue
-            try:
-                if file.due(now):
-                    self._rotate(file, now)
-                file.write(data)
-            except OSError as error:
-                self._trouble(file, data, error)
-            else:
-                self._done += len(data)
-                self.written += len(data)
-                touched(file)
+        """Thousands of times a second, so nothing is done for each piece that can be done for all."""
+        troubled, written = self._troubled, 0
+        try:
+            for file, data in pieces:
+                if troubled and file in troubled:
+                    troubled[file].append(bytes(data))
+                    continue
+                try:
+                    if file.segment_ends is not None and now >= file.segment_ends:
+                        self._rotate(file, now)
+                    file.write(data)
+                except OSError as error:
+                    self._trouble(file, data, error)
+                else:
+                    written += len(data)
+        finally:
+            self._done += written
+            self.written += written
+            self.syncer.touched(file for file, _ in pieces)
 
     def _rotate(self, file: CaptureFile, now: float) -> None:
         self.syncer.flush(file, file.rotate(now), close=True, done=_nothing)
@@ -385,7 +385,7 @@ class Writer:
                 size = len(waiting.popleft())
                 self._done += size
                 self.written += size
-            self.syncer.touched(file)
+            self.syncer.touched([file])
         except OSError:
             self.errors += 1
             return False

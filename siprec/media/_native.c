@@ -5,8 +5,7 @@
  * RTP, truncated, a jump in the sequence, encrypted, RTCP) and all that this socket gave stays in the arena, uncounted,
  * for the code in Python that knows the policy. So the policy exists once, and this only has to be as strict as
  * `rtp_good` of sift.py, `note` of reception.py and `lay` of records.py. All memory comes from Python as buffers whose
- * sizes are checked first; the slots of a finished socket serve the next, so that they stay in the processor's cache.
- */
+ * sizes are checked first; the slots of a finished socket serve the next, so that they stay in the processor's cache. */
 #define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -19,7 +18,7 @@
 enum { HEADROOM = 64, SLOT = 2048, STRIDE = HEADROOM + SLOT, NAME = 32, PAYLOAD_TYPES = 128 };
 enum { PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100 };
 enum { RECORD_HEADER = 16, IPV4_HEADERS = 28, IPV6_HEADERS = 48, START = HEADROOM - RECORD_HEADER - IPV4_HEADERS };
-enum { AT_ONCE = 64, CONTROL = 64, RTP_HEADER = 12, NS = 1000000000 };
+enum { AT_ONCE = 64, CONTROL = 64, RTP_HEADER = 12, NS = 1000000000, CONNECTED = 1, KNOWN }; /* the last two: `only` */
 
 struct __attribute__((packed)) reception { /* RECEPTION of reception.py */
     uint8_t started;
@@ -37,7 +36,7 @@ struct memory { /* what `sizes` describes, in that order */
     uint64_t *high, *low; /* by stream */
     uint16_t *port;
     uint32_t *ssrc;
-    uint8_t *settled, *secure, *writing, *six, *payload_types, *templates;
+    uint8_t *settled, *secure, *writing, *six, *payload_types, *templates, *only, *peers;
     uint32_t *sums;
     int64_t *accepted, *octets, *paused, *first_ns, *last_ns;
     double *last_at;
@@ -47,9 +46,9 @@ struct memory { /* what `sizes` describes, in that order */
     int64_t *counts, *ends; /* by visited socket: datagrams left to Python, and the end of its records in `out` */
     uint8_t *out;
 };
-enum { BY_SLOT, BY_STREAM = 5, BY_SOCKET = 23, BY_VISIT = 25, OUT = 27, ARRAYS };
+enum { BY_SLOT, BY_STREAM = 5, BY_SOCKET = 25, BY_VISIT = 27, OUT = 29, ARRAYS };
 static const int sizes[ARRAYS] = {
-    STRIDE, NAME, 1, 8, 8, 8, 8, 2, 4, 1, 1, 1, 1, PAYLOAD_TYPES, 2 * HEADROOM, 8, 8, 8, 8, 8, 8, 8,
+    STRIDE, NAME, 1, 8, 8, 8, 8, 2, 4, 1, 1, 1, 1, PAYLOAD_TYPES, 2 * HEADROOM, 1, NAME, 8, 8, 8, 8, 8, 8, 8,
     sizeof(struct reception), 4, 8, 8, 8, 1,
 };
 
@@ -57,7 +56,7 @@ struct round {
     struct memory at;
     Py_ssize_t slots, streams, sockets, visits, room; /* how many of each there are; `room` in bytes of output */
     Py_ssize_t visited, used, read, laid, kept, failures; /* so far; `used` slots are left to Python */
-    Py_ssize_t unfinished, aimed_at, aimed; /* the headers below point to `aimed` slots */
+    Py_ssize_t unfinished, aimed_at, aimed, named; /* the headers below point to `aimed` slots, if `named` to names */
     double now;
     struct mmsghdr headers[AT_ONCE];
     struct iovec parts[AT_ONCE];
@@ -69,21 +68,21 @@ static uint32_t read32(const uint8_t *from) { return (uint32_t)read16(from) << 1
 static uint64_t read64(const uint8_t *from) { return (uint64_t)read32(from) << 32 | read32(from + 4); }
 static void put16(uint8_t *to, int64_t value) { to[0] = (uint8_t)(value >> 8), to[1] = (uint8_t)value; }
 
-static void aim(struct round *r, Py_ssize_t slot, int count)
+static void aim(struct round *r, Py_ssize_t slot, int count, int named)
 {
-    if (slot == r->aimed_at && count <= r->aimed)
+    if (slot == r->aimed_at && count <= r->aimed && named == r->named)
         return;
     for (int i = 0; i < count; i++) {
         r->parts[i] = (struct iovec){r->at.slots + (slot + i) * STRIDE + HEADROOM, SLOT};
         r->headers[i].msg_hdr = (struct msghdr){
-            .msg_name = r->at.names + (slot + i) * NAME, .msg_namelen = NAME, .msg_iov = &r->parts[i],
+            .msg_name = named ? r->at.names + (slot + i) * NAME : NULL, .msg_namelen = NAME, .msg_iov = &r->parts[i],
             .msg_iovlen = 1, .msg_control = r->control[i], .msg_controllen = CONTROL};
     }
-    r->aimed_at = slot, r->aimed = count;
+    r->aimed_at = slot, r->aimed = count, r->named = named;
 }
 
 /* What the kernel said of one datagram goes to the arena, and its header is made ready for the next. */
-static void settle(struct round *r, int i, Py_ssize_t slot)
+static void settle(struct round *r, int i, Py_ssize_t slot, const uint8_t *peer)
 {
     struct msghdr *header = &r->headers[i].msg_hdr;
     const struct cmsghdr *told = CMSG_FIRSTHDR(header);
@@ -97,15 +96,17 @@ static void settle(struct round *r, int i, Py_ssize_t slot)
     r->at.truncated[slot] = (header->msg_flags & MSG_TRUNC) != 0;
     r->at.time_ns[slot] = (int64_t)time.tv_sec * NS + time.tv_nsec;
     header->msg_namelen = NAME, header->msg_controllen = CONTROL;
+    if (peer)
+        memcpy(r->at.names + slot * NAME, peer, NAME);
 }
 
-/* All that waits in a socket, at most `limit` datagrams; `limit` slots are free from `slot`. */
-static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t limit)
+/* All that waits in a socket, to `limit` free slots from `slot`; from `peer`, or if that is NULL from whom it may be. */
+static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t limit, const uint8_t *peer)
 {
     Py_ssize_t total = 0;
     for (int retries = RETRIES; total < limit;) {
         int asked = limit - total < AT_ONCE ? (int)(limit - total) : AT_ONCE;
-        aim(r, slot + total, asked);
+        aim(r, slot + total, asked, peer == NULL);
         int got = recvmmsg(fd, r->headers, (unsigned)asked, MSG_DONTWAIT, NULL);
         if (got < 0) {
             int transient = errno == ECONNREFUSED || errno == EINTR || errno == EHOSTUNREACH ||
@@ -116,10 +117,9 @@ static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t lim
             continue;
         }
         for (int i = 0; i < got; i++)
-            settle(r, i, slot + total + i);
+            settle(r, i, slot + total + i, peer);
         total += got;
-        if (got < asked)
-            break;
+        limit = got < asked ? total : limit;
     }
     return total;
 }
@@ -168,8 +168,7 @@ static int tally(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot, Py
         row->jitter += ((delay < 0 ? -delay : delay) - row->jitter) / 16;
         row->timestamp = timestamp, row->time_ns = at->time_ns[slot];
     }
-    row->highest += most > 0 ? most : 0;
-    row->received += count;
+    row->highest += most > 0 ? most : 0, row->received += count;
     return (at->slots[(slot - 1) * STRIDE + HEADROOM + 1] & 127) == row->payload_type;
 }
 
@@ -228,18 +227,15 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
         return 0;
     at->reception[stream] = row;
     at->last_ns[stream] = at->time_ns[last], at->last_at[stream] = r->now;
-    if (!at->writing[stream]) {
-        at->paused[stream] += count;
-        return 1;
-    }
+    if (!at->writing[stream])
+        return at->paused[stream] += count, 1;
     if (at->first_ns[stream] == 0)
         at->first_ns[stream] = at->time_ns[slot];
     at->accepted[stream] += count, at->octets[stream] += octets;
     uint8_t *out = at->out + r->laid;
     for (Py_ssize_t each = slot; each <= last; each++)
         out = lay(at, stream, each, out);
-    r->laid = out - at->out;
-    r->kept += count;
+    r->laid = out - at->out, r->kept += count;
     return 1;
 }
 
@@ -248,9 +244,13 @@ static void drain_group(struct round *r, Py_ssize_t begin)
     r->at.ends[0] = 0;
     for (; r->visited < r->visits && begin + r->visited < r->sockets && r->read < r->slots; r->visited++) {
         Py_ssize_t limit = r->slots - r->read < PER_SOCKET ? r->slots - r->read : PER_SOCKET;
-        Py_ssize_t got = empty(r, r->at.sockets[begin + r->visited], r->used, limit);
-        int64_t kind = r->at.kinds[begin + r->visited];
-        int done = got == 0 || (!(kind & 1) && kind >= 0 && kind >> 1 < r->streams && finish(r, kind >> 1, r->used, got));
+        int64_t kind = r->at.kinds[begin + r->visited], stream = kind >> 1;
+        int rtp = kind >= 0 && !(kind & 1) && stream < r->streams;
+        uint8_t *peer = r->at.peers + (rtp ? stream * NAME : 0), *only = r->at.only + (rtp ? stream : 0);
+        Py_ssize_t got = empty(r, r->at.sockets[begin + r->visited], r->used, limit, rtp && *only == KNOWN ? peer : NULL);
+        int done = got == 0 || (rtp && finish(r, stream, r->used, got));
+        if (rtp && *only == CONNECTED && done && got > 0 && got < limit) /* what came before connect(2) is out */
+            memcpy(peer, r->at.names + r->used * NAME, NAME), *only = KNOWN;
         r->read += got;
         r->used += done ? 0 : got;
         r->at.counts[r->visited] = done ? 0 : got;

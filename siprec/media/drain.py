@@ -134,7 +134,7 @@ class Drain:
         self._on_tick = on_tick
         self._arena = Arena()
         self._receiver = tiers.receiver(tier, self._arena, table=self.table)
-        self._sieve = Sieve(self._arena, self.table, _connect)
+        self._sieve = Sieve(self._arena, self.table, self._connect)
         self._sessions: dict[Session, None] = {}
         self._phases = max(1, round(ROUND_SECONDS / tick))
         self._plans: dict[int, _Plan] = {}
@@ -249,6 +249,7 @@ class Drain:
             with contextlib.suppress(OSError):  # then the policy is all there is, and the old source all it hears
                 receive.disconnect(stream.pair.rtp)
                 stream.connected = False
+        self.table.only[stream.index] = 0
         self.table.settled[stream.index] = False
         released = stream.source.renew(origin(remote))
         extras = self._sieve.take(stream, released, now=clock.monotonic())
@@ -287,6 +288,15 @@ class Drain:
             self._end(session, stream)
         session.streams.clear()
         self._writer.close(session.file, lambda: resolve(session.closed, _result(session)))
+
+    def _connect(self, stream: Stream) -> None:
+        """Let the kernel refuse what does not come from the locked source; where it cannot, the policy still does."""
+        if stream.source.locked is not None:
+            high, low, port = stream.source.locked
+            with contextlib.suppress(OSError):
+                stream.pair.rtp.connect((address_text(high, low), port))
+                stream.connected = True
+                self.table.only[stream.index] = 1
 
     def _end(self, session: Session, stream: Stream) -> None:
         self._reporter.leave(stream)
@@ -456,15 +466,6 @@ def _record(stream: Stream, packet: Arrival) -> bytes:
     return pcap.record(
         packet.time_ns, packet.datagram, source=source, destination=(stream.destination, stream.pair.port)
     )
-
-
-def _connect(stream: Stream) -> None:
-    """Let the kernel refuse what does not come from the locked source; where it cannot, the policy still does."""
-    if stream.source.locked is not None:
-        high, low, port = stream.source.locked
-        with contextlib.suppress(OSError):
-            stream.pair.rtp.connect((address_text(high, low), port))
-            stream.connected = True
 
 
 def _is_connected(sock: socket.socket) -> bool:

@@ -91,6 +91,8 @@ def _by_stream(table: StreamTable) -> tuple[NDArray[Any], ...]:
         table.six,
         table.payload_types,
         table.templates,
+        table.only,
+        table.peers,
         table.sums,
         table.accepted,
         table.octets,

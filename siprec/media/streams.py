@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media import pcap
-from siprec.media.arena import HEADROOM, address_text, address_words
+from siprec.media.arena import HEADROOM, NAME, address_text, address_words
 from siprec.media.exchange import Exchange
 from siprec.media.ports import PortPair
 from siprec.media.reception import RECEPTION, jitter_ms, lost
@@ -118,7 +118,9 @@ class StreamTable:
     `known`: there is an SDP; `open`: a packet from any address is worth judging; `fixed`: only `port` is;
     `settled`: packets with `ssrc` from exactly this source are accepted unseen. `mux`: RTCP may come to the RTP port;
     `muxing` counts such streams. `secure`: its packets are SRTP; `securing` counts such streams.
-    `rtcp_high` and `rtcp_low` are the address that SDP gives for RTCP; `report_at`: when ours is due (monotonic).
+    `only`: 1 since its socket was connected to the locked source, 2 once the C extension has emptied it after that and
+    keeps in `peers` whom the kernel lets through. `rtcp_high` and `rtcp_low` are the address that SDP gives for RTCP;
+    `report_at`: when ours is due (monotonic).
     """
 
     def __init__(self) -> None:
@@ -152,6 +154,8 @@ class StreamTable:
         self.last_ns = np.zeros(FIRST_CAPACITY, np.int64)
         self.last_at = np.zeros(FIRST_CAPACITY, np.float64)
         self.templates = np.zeros((FIRST_CAPACITY * _KINDS, HEADROOM), np.uint8)
+        self.only = np.zeros(FIRST_CAPACITY, np.uint8)
+        self.peers = np.zeros((FIRST_CAPACITY, NAME), np.uint8)
         self.sums = np.zeros(FIRST_CAPACITY * _KINDS, np.uint32)
 
     # ---- streams come and go ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from siprec.media import _native
 from siprec.media.native import NativeReceiver
 
 SLOTS = 64
+ARRAYS = 30
 
 
 class Line:
@@ -182,6 +183,23 @@ def test_an_arena_of_one_slot_takes_one_datagram_at_a_time() -> None:
     assert [each.unfinished for each in fills] == [True, True, True, False]
 
 
+def test_the_sender_is_not_asked_for_once_a_connected_socket_was_empty(line: Line) -> None:
+    table, stream = line.table, 0
+    line.send(2)
+    asked = laid(line.fill()).data.tobytes()
+    assert table.only[stream] == 0
+    table.only[stream] = 1
+    line.send(2, first=102)
+    line.fill()
+    assert table.only[stream] == 2
+    line.receiver.arena.names[:] = 0
+    line.send(2, first=104)
+    known = laid(line.fill()).data.tobytes()
+    source = slice(20, 36) if asked[16] >> 4 == 6 else slice(28, 32)  # of the first record's IP header
+    assert known[source] == asked[source]
+    assert any(known[source])
+
+
 def arrays_of(line: Line) -> tuple[NDArray[Any], ...]:
     return line.receiver._arrays(receive.Sockets([line.pair.rtp], [0]), np.zeros(SLOTS * STRIDE, np.uint8))
 
@@ -211,11 +229,11 @@ def test_rooms_are_used_again_and_no_more_than_some_are_kept(line: Line, monkeyp
     assert len(line.receiver._rooms) == 2
 
 
-@pytest.mark.parametrize("place", range(28))
+@pytest.mark.parametrize("place", range(ARRAYS))
 def test_arrays_of_another_length_are_refused(line: Line, place: int) -> None:
     arrays = list(arrays_of(line))
     arrays[place] = np.zeros(arrays[place].nbytes + 1, np.uint8)
-    if place == 27:  # the room for records may be of any size
+    if place == ARRAYS - 1:  # the room for records may be of any size
         assert _native.drain(tuple(arrays), 0, 0.0)[0] == 1
         return
     with pytest.raises(ValueError, match="unequal length"):
@@ -225,14 +243,14 @@ def test_arrays_of_another_length_are_refused(line: Line, place: int) -> None:
 def test_what_finds_no_room_is_left(line: Line) -> None:
     line.send(3)
     arrays = list(arrays_of(line))
-    arrays[27] = np.zeros(500, np.uint8)
+    arrays[-1] = np.zeros(500, np.uint8)
     assert _native.drain(tuple(arrays), 0, 0.0) == (1, 3, 0, 0, 0, False)
-    assert not arrays[27].any()
+    assert not arrays[-1].any()
 
 
 def test_arguments_are_checked(line: Line) -> None:
     arrays = arrays_of(line)
-    with pytest.raises(ValueError, match="28 arrays"):
+    with pytest.raises(ValueError, match=f"{ARRAYS} arrays"):
         _native.drain(arrays[:-1], 0, 0.0)
     with pytest.raises(ValueError, match="unequal length"):
         _native.drain(arrays, -1, 0.0)
@@ -248,5 +266,15 @@ def test_it_lives_by_the_same_numbers_as_the_rest() -> None:
     for place in (arena, receive, reception, sequence, pcap):
         for name in theirs.keys() & vars(place).keys():
             assert theirs.pop(name) == getattr(place, name), name
-    private = {"PAYLOAD_TYPES", "AT_ONCE", "CONTROL", "RTP_HEADER", "NS", "BY_STREAM", "BY_SOCKET", "BY_VISIT", "OUT"}
+    private = {
+        "PAYLOAD_TYPES",
+        "AT_ONCE",
+        "CONTROL",
+        "RTP_HEADER",
+        "NS",
+        "BY_STREAM",
+        "BY_SOCKET",
+        "BY_VISIT",
+        "OUT",
+    } | {"CONNECTED"}
     assert theirs.keys() == private

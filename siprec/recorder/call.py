@@ -121,6 +121,7 @@ class Call:
                 await self._take(item)
                 if not isinstance(item, AckReceived):  # nothing in its note is worth a write of its own
                     await self.books.note()
+                del item  # a request with its body would be held until the next comes
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()

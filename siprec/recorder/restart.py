@@ -73,6 +73,7 @@ class Restart:
             if number % BREATH == 0:
                 await asyncio.sleep(0)
         sockets_at = clock.monotonic()
+        held.sort(key=lambda each: not each.pairs)  # where all streams are closed, no packet waits
         batches = [held[at : at + CAPTURES_AT_ONCE] for at in range(0, len(held), CAPTURES_AT_ONCE)]
         in_files = asyncio.get_running_loop().run_in_executor
         for batch in batches:

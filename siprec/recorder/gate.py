@@ -31,8 +31,9 @@ BEAT_SECONDS = 0.02
 LATE_SECONDS = 0.05
 """A loop so late answers an INVITE, which takes it several turns, after a quarter of a second."""
 
-PATIENCE_SECONDS = 0.25
-"""Late without a break for so long is overload; less is a burst or a hiccup of the machine, that nobody should feel."""
+PATIENCE_SECONDS = 2.0
+"""Late without a break for so long is overload. Less is a burst, 200 calls at once say, or a hiccup of the machine: an
+SRC that has its 100 Trying waits that long, and a call that is refused is not recorded."""
 
 SETUPS_LIMIT = 1000
 """INVITEs let in and not answered yet: two seconds' worth at 500 a second. Only a disk that stands still, or a burst

@@ -21,7 +21,7 @@ from siprec.metadata.times import format_time
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One side of a call of a call: who, on which stream, under which label."""
+    """One side of a call: who, on which stream, under which label."""
 
     participant_id: str
     stream_id: str

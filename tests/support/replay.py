@@ -25,8 +25,8 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,17 @@ SRC = ("127.0.0.20", 5060)
 PATIENCE = 5.0
 TICK_SECONDS = 0.02
 FRAME = 160  # RTP clock units of 20 ms of G.711
+
+SETTINGS = {
+    "SIP_HOST": "127.0.0.1",
+    "SIP_PORT": "0",
+    "SIP_ALLOW": "127.0.0.0/8",
+    "RTP_PORT_MIN": "20000",
+    "RTP_PORT_MAX": "23999",
+    "DISK_RESERVE": "0",
+    "NODE_ID": "test",
+    "CAPTURE_KEEP": "always",
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -531,78 +542,88 @@ def sdp_of(message: Request | Response) -> SessionDescription | None:
     return next(map(parse_sdp, found), None)
 
 
+@dataclass
+class _Taps:
+    """The parts of a recorder that a test looks into, once they are made; `pairs`: every port pair it took."""
+
+    now: Clock
+    pairs: list[PortPair] = field(default_factory=list)
+    pump: Pump | None = None
+    capture: Capture | None = None
+    store: SessionStore | None = None
+
+
+@contextmanager
+def _tapped() -> Iterator[_Taps]:
+    """The parts that `app` makes meanwhile are looked into, quicker than usual, and without a network for SIP."""
+    taps = _Taps(Clock())
+    open_store: Callable[..., Awaitable[SessionStore]] = vars(app)["open_store"]
+
+    class TappedPump(Pump):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            taps.pump = self
+
+    class QuickCapture(LocalCapture):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(tick=TICK_SECONDS, **kwargs)
+            taps.capture = self
+
+    class TappedPorts(Ports):
+        def acquire(self, address: str | None, now: float) -> PortPair:
+            taps.pairs.append(super().acquire(address, now))
+            return taps.pairs[-1]
+
+        def restore(self, address: str, port: int) -> tuple[PortPair, bool]:
+            pair, held_over = super().restore(address, port)
+            taps.pairs.append(pair)
+            return pair, held_over
+
+    async def tapped_store(*args: Any, **kwargs: Any) -> SessionStore:
+        taps.store = await open_store(*args, **kwargs)
+        return taps.store
+
+    instead = {
+        "RenderPool": RenderHere,
+        "_listen": lambda *_: SRS[1],
+        "Pump": TappedPump,
+        "LocalCapture": QuickCapture,
+        "open_store": tapped_store,
+        "Ports": TappedPorts,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "monotonic", taps.now)
+        patch.setattr(asyncio.get_running_loop(), "time", taps.now)
+        for name, part in instead.items():
+            patch.setattr(app, name, part)
+        yield taps
+
+
 @asynccontextmanager
 async def recording_server(root: Path, *, dies: bool = False, **environ: str) -> AsyncIterator[Server]:
     """A recorder with these settings. Nothing it logged may tell of a defect when the block ends.
 
     With `dies` it goes without a word to anybody: calls stay as they are in its journal, its sockets are closed.
     """
-    now = Clock()
-    made: dict[str, Any] = {}
     lines = io.StringIO()
-    pairs: list[PortPair] = []
-
-    class TappedPump(Pump):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            made["pump"] = self
-
-    class QuickCapture(LocalCapture):
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(tick=TICK_SECONDS, **kwargs)
-            made["capture"] = self
-
-    class TappedPorts(Ports):
-        def acquire(self, address: str | None, now: float) -> PortPair:
-            pairs.append(super().acquire(address, now))
-            return pairs[-1]
-
-        def restore(self, address: str, port: int) -> tuple[PortPair, bool]:
-            pair, held_over = super().restore(address, port)
-            pairs.append(pair)
-            return pair, held_over
-
-    async def tapped_store(*args: Any, **kwargs: Any) -> SessionStore:
-        store: SessionStore = await open_store(*args, **kwargs)
-        made["store"] = store
-        return store
-
-    open_store: Callable[..., Awaitable[SessionStore]] = vars(app)["open_store"]
-    settings = {
-        "SIP_HOST": "127.0.0.1",
-        "SIP_PORT": "0",
-        "SIP_ALLOW": "127.0.0.0/8",
-        "RTP_PORT_MIN": "20000",
-        "RTP_PORT_MAX": "23999",
-        "RECORDING_DIR": str(root),
-        "DISK_RESERVE": "0",
-        "NODE_ID": "test",
-        "CAPTURE_KEEP": "always",
-        **environ,
-    }
-    loop = asyncio.get_running_loop()
     log.configure("info", "json", lines)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "monotonic", now)
-        patch.setattr(loop, "time", now)
-        patch.setattr(app, "RenderPool", RenderHere)
-        patch.setattr(app, "_listen", lambda *_: SRS[1])  # no sockets for SIP
-        patch.setattr(app, "Pump", TappedPump)
-        patch.setattr(app, "LocalCapture", QuickCapture)
-        patch.setattr(app, "open_store", tapped_store)
-        patch.setattr(app, "Ports", TappedPorts)
+    with _tapped() as taps:
         async with AsyncExitStack() as stack:
             ending = Ending()
             ending.hand_over = dies
+            settings = SETTINGS | {"RECORDING_DIR": str(root)} | environ
             running = await app.start(config.read(settings, root / "none.env"), stack, ending=ending)
-            server = Server(root, made["pump"], made["capture"], now, lines)
-            server.store = made["store"]
+            assert taps.pump is not None
+            assert taps.capture is not None
+            assert taps.store is not None
+            server = Server(root, taps.pump, taps.capture, taps.now, lines)
+            server.store = taps.store
             running.recorder.observe_end(server.told)
             yield server
             if dies:  # what the test has seen happen is in the journal by then
                 await asyncio.sleep(0.1)
                 await server.store.flush()
-        for pair in pairs if dies else ():  # as the kernel does when a process ends
+        for pair in taps.pairs if dies else ():  # as the kernel does when a process ends
             pair.rtp.close()
             pair.rtcp.close()
     wrong = [each for each in server.log if each["event"] in {"defect", "call failed"}]

@@ -1,5 +1,5 @@
 /* The plain case of capture, without the interpreter: empties a group of sockets, and where every datagram of a socket
- * is RTP that its stream expects, counts it and lays the finished records down.
+ * is RTP that its stream expects, counts it and lays the finished records down; appends records to many files.
  *
  * All or nothing for each socket: one datagram that is not plainly right (another source, SSRC or payload type, no
  * RTP, truncated, a jump in the sequence, encrypted, RTCP) and all that this socket gave stays in the arena, uncounted,
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { HEADROOM = 64, SLOT = 2048, STRIDE = HEADROOM + SLOT, NAME = 32, PAYLOAD_TYPES = 128 };
 enum { PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100 };
@@ -146,10 +147,10 @@ static int is_from(const struct memory *at, Py_ssize_t stream, const uint8_t *na
     return low == at->low[stream] && high == at->high[stream] && read16(name + 2) == at->port[stream];
 }
 
-/* Whether all of `count` datagrams from `slot` are; then the stream's `row` is brought up to date. */
-static int tally(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_t count, struct reception *row)
+/* The octets of `count` datagrams from `slot`, with which the stream's `row` is brought up to date; 0 if one is odd. */
+static int64_t tally(const struct memory *at, int64_t stream, Py_ssize_t slot, Py_ssize_t count, struct reception *row)
 {
-    int64_t most = -MAX_MISORDER, highest = row->highest;
+    int64_t octets = 0, most = -MAX_MISORDER, highest = row->highest;
     double rate = (double)row->rate / (double)NS;
     if (!at->settled[stream] || at->secure[stream] || !row->started || row->ssrc != at->ssrc[stream])
         return 0;
@@ -166,10 +167,10 @@ static int tally(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot, Py
         uint32_t timestamp = read32(packet + 4);
         double delay = (double)(at->time_ns[slot] - row->time_ns) * rate - (int32_t)(timestamp - row->timestamp);
         row->jitter += ((delay < 0 ? -delay : delay) - row->jitter) / 16;
-        row->timestamp = timestamp, row->time_ns = at->time_ns[slot];
+        row->timestamp = timestamp, row->time_ns = at->time_ns[slot], octets += at->length[slot];
     }
     row->highest += most > 0 ? most : 0, row->received += count;
-    return (at->slots[(slot - 1) * STRIDE + HEADROOM + 1] & 127) == row->payload_type;
+    return (at->slots[(slot - 1) * STRIDE + HEADROOM + 1] & 127) == row->payload_type ? octets : 0;
 }
 
 static int64_t sum16(const uint8_t *from, int64_t length)
@@ -218,12 +219,8 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
 {
     const struct memory *at = &r->at;
     struct reception row = at->reception[stream];
-    int64_t octets = 0, last = slot + count - 1;
-    if (!tally(at, stream, slot, count, &row))
-        return 0;
-    for (Py_ssize_t each = slot; each <= last; each++)
-        octets += at->length[each];
-    if (octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->room - r->laid)
+    int64_t octets = tally(at, stream, slot, count, &row), last = slot + count - 1;
+    if (octets == 0 || octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->room - r->laid)
         return 0;
     at->reception[stream] = row;
     at->last_ns[stream] = at->time_ns[last], at->last_at[stream] = r->now;
@@ -294,7 +291,33 @@ static PyObject *drain(PyObject *Py_UNUSED(self), PyObject *arguments)
     return answer;
 }
 
-static PyMethodDef methods[] = {{"drain", drain, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+/* Append pieces `place` to before `last` of `data`, cut at `cuts`, each to its file, until one fails. */
+static PyObject *append(PyObject *Py_UNUSED(self), PyObject *arguments)
+{
+    Py_buffer descriptors, data, cuts;
+    Py_ssize_t place, last, done = 0;
+    int code = 0;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*nn", &descriptors, &data, &cuts, &place, &last))
+        return NULL;
+    const int64_t *cut = cuts.buf;
+    int fit = place >= 0 && last <= descriptors.len / 4 && last < cuts.len / 8;
+    for (Py_ssize_t i = place; fit && i < last; i++)
+        fit = 0 <= cut[i] && cut[i] <= cut[i + 1] && cut[i + 1] <= data.len;
+    Py_BEGIN_ALLOW_THREADS
+    for (; fit && code == 0 && place < last; place += code == 0)
+        for (done = 0; code == 0 && done < cut[place + 1] - cut[place];) {
+            ssize_t wrote = write(((int32_t *)descriptors.buf)[place], (char *)data.buf + cut[place] + done,
+                                  (size_t)(cut[place + 1] - cut[place] - done));
+            done += wrote > 0 ? wrote : 0;
+            code = wrote < 0 && errno != EINTR ? errno : 0;
+        }
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&descriptors), PyBuffer_Release(&data), PyBuffer_Release(&cuts);
+    return fit ? Py_BuildValue("(nni)", place, code ? done : 0, code) : PyErr_Format(PyExc_ValueError, "pieces that are not there");
+}
+
+static PyMethodDef methods[] = {
+    {"drain", drain, METH_VARARGS, NULL}, {"append", append, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

@@ -31,7 +31,7 @@ from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
-from siprec.media.writer import CaptureFile, Data, Fault, Writer, guarded, resolve
+from siprec.media.writer import CaptureFile, Data, Fault, Pieces, Writer, guarded, pieces_of, resolve
 
 ROUND_SECONDS = 1.0
 """How often each RTCP socket is read and each RTP socket's drop counter looked at."""
@@ -88,6 +88,7 @@ class _Plan:
                     objects.append(stream.pair.rtcp)
                     kinds.append(2 * stream.index + 1)
         self.sockets = receive.Sockets(objects, kinds)
+        self.descriptors = np.array([file.descriptor for file in self.files], np.int32)
         self.starts = np.array([*starts, len(kinds)], np.int64)
 
 
@@ -253,7 +254,7 @@ class Drain:
         self.table.settled[stream.index] = False
         released = stream.source.renew(origin(remote))
         extras = self._sieve.take(stream, released, now=clock.monotonic())
-        self._hand_over([], 0, extras)
+        self._hand_over(None, extras)
 
     def set_rtcp(self, stream: Stream, terms: RtcpTerms | None) -> None:
         """Other terms, or the same anew: where the peer's RTCP comes from may be learned again."""
@@ -405,8 +406,7 @@ class Drain:
             laid, extras = self._sift(plan, begin, fill)
             ready += [laid] if laid else []
         self.packets += sum(laid.packets for laid in ready)
-        if ready or extras:
-            self._hand_over(_pieces(plan, begin, ready), sum(len(laid.data) for laid in ready), extras)
+        self._hand_over(_pieces(plan, begin, ready) if ready else None, extras)
 
     def _sift(self, plan: _Plan, begin: int, fill: receive.Fill) -> tuple[receive.Laid | None, Extras]:
         """The records of what is to be written of the datagrams in the arena, and older packets that had been held."""
@@ -422,32 +422,32 @@ class Drain:
         np.cumsum(counts, out=slots[1:])
         return receive.Laid(data.data, ends[slots], kept), extras
 
-    def _hand_over(self, pieces: list[tuple[CaptureFile, Data]], total: int, extras: Extras) -> None:
+    def _hand_over(self, pieces: Pieces | None, extras: Extras) -> None:
         """Packets that had been held come before the others of this round: they are older."""
-        ahead: list[tuple[CaptureFile, Data]] = [
-            (stream.file, b"".join(_record(stream, packet) for packet in accepted)) for stream, accepted in extras
-        ]
-        total += sum(len(data) for _, data in ahead)
-        self.packets += sum(len(accepted) for _, accepted in extras)
-        if total:
-            self._writer.write(ahead + pieces, total, now=clock.monotonic())
+        now = clock.monotonic()
+        ahead: dict[CaptureFile, bytes] = {}
+        for stream, accepted in extras:
+            found = b"".join(_record(stream, packet) for packet in accepted)
+            ahead[stream.file] = ahead.get(stream.file, b"") + found
+            self.packets += len(accepted)
+        if ahead:
+            self._writer.write(pieces_of(list(ahead.items())), now=now)
+        if pieces:
+            self._writer.write(pieces, now=now)
 
 
-def _pieces(plan: _Plan, begin: int, ready: Sequence[receive.Laid]) -> list[tuple[CaptureFile, Data]]:
+def _pieces(plan: _Plan, begin: int, ready: Sequence[receive.Laid]) -> Pieces:
     """All records cut into one piece for each session that is among them, in the order of its sockets."""
-    if not ready:
-        return []
     count = len(ready[0].ends) - 1
     first = int(np.searchsorted(plan.starts, begin, "right")) - 1
     last = int(np.searchsorted(plan.starts, begin + count, "left"))
     edges = np.clip(plan.starts[first : last + 1] - begin, 0, count)
-    files, places = plan.files[first:last], edges.tolist()
+    files = plan.files[first:last]
     if len(ready) == 1:
-        data, cuts = ready[0].data, ready[0].ends[edges].tolist()
-        return [(file, data[a:b]) for file, a, b in zip(files, cuts, cuts[1:], strict=False) if b > a]
+        return Pieces(files, plan.descriptors[first:last], ready[0].data, ready[0].ends[edges])
     columns = [(each.data, each.ends.tolist()) for each in ready]
-    found = ((file, _between(columns, a, b)) for file, (a, b) in zip(files, pairwise(places), strict=True))
-    return [(file, data) for file, data in found if data]
+    found = (_between(columns, a, b) for a, b in pairwise(edges.tolist()))
+    return pieces_of(list(zip(files, found, strict=True)))
 
 
 def _between(columns: Sequence[tuple[memoryview, list[int]]], first: int, last: int) -> Data:

@@ -46,7 +46,7 @@ class LocalCapture:
     ) -> None:
         report = on_fault or _ignore
         self.tier = tiers.choose(receive)
-        self._writer = Writer(report)
+        self._writer = Writer(report, tiers.appender(self.tier))
         self._drain = Drain(
             self._writer,
             tick=tick,

@@ -12,6 +12,7 @@ from siprec.errors import ConfigurationError
 from siprec.media.arena import Arena
 from siprec.media.receive import BatchReceiver, Receiver, SingleReceiver
 from siprec.media.streams import StreamTable
+from siprec.media.writer import Appender, append
 
 Tier = Literal["native", "batch", "single"]
 Choice = Literal["auto", "native", "batch", "single"]
@@ -40,6 +41,15 @@ def choose(wanted: Choice) -> Tier:
 def receiver(tier: Tier, arena: Arena, *, table: StreamTable) -> Receiver:
     """What empties sockets into `arena` by `tier`."""
     return _MAKERS[tier](arena, table)
+
+
+def appender(tier: Tier) -> Appender:
+    """What appends records to files by `tier`."""
+    if tier != "native":
+        return append
+    from siprec.media import _native
+
+    return _native.append
 
 
 def _native(arena: Arena, table: StreamTable) -> Receiver:

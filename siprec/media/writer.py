@@ -1,7 +1,8 @@
 """Puts capture records on disk: one thread writes, another makes what was written durable.
 
-The drain hands over one piece per session and tick. A piece is written at the file's end or not at all: after
-a short write or an error the file is cut back to its last whole record, and the piece waits in memory. What
+The drain hands over one piece per session and tick, hundreds of them in one buffer (`Pieces`), which an *appender*
+writes in one go: `append`, or the C extension without the interpreter. A piece is written at the file's end or not at
+all: after a short write or an error the file is cut back to its last whole record, and the piece waits in memory. What
 waits is tried again several times a second and never given up while the session lives; the drain watches
 `waiting_bytes` and lets the sockets wait when that grows too large. So a disk that is full or slow for a while
 costs nothing, and one that is so for long costs packets in the kernel, which are counted there.
@@ -11,16 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
+import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from siprec import clock
 from siprec.errors import ArchiveError
@@ -85,9 +91,10 @@ class OutageLog:
 class CaptureFile:
     """One session's capture in one part, as a row of files `capture-0001.pcap`, ...
 
-    Opened by any thread, then the writer's alone. `offset` is the end of the last whole record. `first` is the number
-    of the row's first file here, which is created unless its `descriptor` is given. Raises ArchiveError when it cannot
-    be created. `segment_ends`: when the next file is due, on `clock.monotonic`.
+    Opened by any thread, then the writer's alone. `first` is the number of the row's first file here, which is created
+    unless its `descriptor` is given; that number stays the same from file to file. `octets` counts the bytes of records
+    in files that are closed. Raises ArchiveError when it cannot be created. `segment_ends`: when the next file is due,
+    on `clock.monotonic`.
     """
 
     def __init__(
@@ -104,47 +111,81 @@ class CaptureFile:
         self.outages = OutageLog()
         self.paths: list[Path] = []
         self.octets = 0
-        self._ragged = False
+        self._whole: int | None = None  # where to cut the file, when what is behind is not whole
         self.finish: Callable[[], None] | None = None
         self.finish_by = 0.0
         self.synced_ns = clock.wall_ns()
         self._segment_seconds = segment_seconds
-        self.segment_ends = now + segment_seconds if segment_seconds else None
+        self.segment_ends = now + segment_seconds if segment_seconds else math.inf
         self.descriptor = create(directory, first) if descriptor is None else descriptor
-        self.offset = pcap.FILE_HEADER
         self.paths.append(path_of(directory, first))
         self.device = os.fstat(self.descriptor).st_dev
 
-    def write(self, data: Data) -> None:
-        """Append `data` as a whole. Raises OSError, and then the file ends where it ended before."""
-        if self._ragged:
+    def failed(self, done: int) -> None:
+        """A write failed after `done` bytes."""
+        self._whole = os.fstat(self.descriptor).st_size - done
+        with contextlib.suppress(OSError):
             self.cut()
-        try:
-            done = os.pwrite(self.descriptor, data, self.offset)
-            while done < len(data):  # a signal, or a disk that fills up right now
-                done += os.pwrite(self.descriptor, memoryview(data)[done:], self.offset + done)
-        except OSError:
-            self._ragged = True
-            with contextlib.suppress(OSError):
-                self.cut()
-            raise
-        self.offset += done
-        self.octets += done
 
     def cut(self) -> None:
         """Take off what a failed write left behind the last whole record. Raises OSError."""
-        if self._ragged:
-            os.ftruncate(self.descriptor, self.offset)
-            self._ragged = False
+        if self._whole is not None:
+            os.ftruncate(self.descriptor, self._whole)
+            self._whole = None
 
     def rotate(self, now: float) -> int:
-        """Begin the next segment; gives the old descriptor, to be synced and closed. Raises OSError."""
-        old = self.descriptor
-        number = self._first + len(self.paths)
-        self.descriptor, self.offset = _create(path_of(self.directory, number)), pcap.FILE_HEADER
-        self.paths.append(path_of(self.directory, number))
+        """Begin the next segment; gives the old file's new descriptor, to be synced and closed. Raises OSError."""
+        path = path_of(self.directory, self._first + len(self.paths))
+        new = _create(path)
+        try:
+            old = fcntl.fcntl(self.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+            os.dup2(new, self.descriptor, inheritable=False)
+        finally:
+            os.close(new)
+        self.paths.append(path)
         self.segment_ends = now + self._segment_seconds
         return old
+
+
+class Pieces(NamedTuple):
+    """What to append to `files`, each of them once: to the one at `place`, the bytes of `data` from `cuts[place]` to
+    `cuts[place + 1]`. `descriptors` are those of `files`."""
+
+    files: Sequence[CaptureFile]
+    descriptors: NDArray[np.int32]
+    data: Data
+    cuts: NDArray[np.int64]
+
+    def piece(self, place: int) -> Data:
+        return self.data[int(self.cuts[place]) : int(self.cuts[place + 1])]
+
+
+def pieces_of(parts: Sequence[tuple[CaptureFile, Data]]) -> Pieces:
+    """One piece for each of some files."""
+    files = [file for file, _ in parts]
+    cuts = np.cumsum([0, *(len(data) for _, data in parts)])
+    data = parts[0][1] if len(parts) == 1 else b"".join(data for _, data in parts)
+    return Pieces(files, np.array([file.descriptor for file in files], np.int32), data, cuts)
+
+
+Appender = Callable[[NDArray[np.int32], Data, NDArray[np.int64], int, int], tuple[int, int, int]]
+"""Appends the pieces (descriptors, data, cuts) from one place to before another, in order, until one fails. Gives back
+its place, how much of it is written, and errno; if none fails, the last place, 0 and 0."""
+
+
+def append(
+    descriptors: NDArray[np.int32], data: Data, cuts: NDArray[np.int64], first: int, last: int
+) -> tuple[int, int, int]:
+    """The appender that is always there."""
+    numbers, edges = descriptors[first:last].tolist(), cuts[first : last + 1].tolist()
+    for place, (descriptor, begin, end) in enumerate(zip(numbers, edges, edges[1:], strict=False), first):
+        at = begin
+        try:
+            while at < end:  # more than once after a signal, or when a disk fills up right now
+                at += os.write(descriptor, data[at:end])
+        except OSError as error:
+            return place, at - begin, error.errno or errno.EIO
+    return last, 0, 0
 
 
 def path_of(directory: Path, number: int) -> Path:
@@ -161,7 +202,7 @@ def create(directory: Path, number: int) -> int:
 
 
 def _create(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, FILE_MODE)
     try:
         # For as long as it is open: tells a later process that this part is still being written.
@@ -182,7 +223,7 @@ class Syncer:
     def __init__(self, on_fault: Callable[[Fault], None]) -> None:
         self._on_fault = on_fault
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._dirty: dict[int, CaptureFile] = {}
+        self._dirty: dict[CaptureFile, None] = {}
         self._failing = False
         self._syncfs: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
         self._thread = threading.Thread(target=self._run, name="capture-sync", daemon=True)
@@ -196,9 +237,9 @@ class Syncer:
         if self._thread.is_alive():
             self._thread.join()
 
-    def touched(self, files: Iterable[CaptureFile]) -> None:
+    def touched(self, files: Sequence[CaptureFile]) -> None:
         """The writer has written to them."""
-        self._dirty.update((file.descriptor, file) for file in files)
+        self._dirty.update(dict.fromkeys(files))
 
     def flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
         """fsync `descriptor` and its directory, `close` it if asked, then call `done`."""
@@ -219,14 +260,17 @@ class Syncer:
                 due = clock.monotonic() + SYNC_SECONDS
 
     def _flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
-        if close:
-            self._dirty.pop(descriptor, None)
+        if close and descriptor == file.descriptor:
+            self._dirty.pop(file, None)
         try:
-            if file.octets:  # without a record there is nothing to lose
+            octets = os.fstat(descriptor).st_size - pcap.FILE_HEADER
+            if octets:  # without a record there is nothing to lose
                 os.fsync(descriptor)
                 _sync_directory(file.directory)
+            if close:
+                file.octets += octets
         except OSError as error:
-            self._lost(file, error)
+            self._lost([file], error)
         if close:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -235,41 +279,43 @@ class Syncer:
     def _sync_all(self) -> None:
         """One syncfs for each device written to; where that is not to be had, one fsync for each file."""
         dirty, self._dirty = self._dirty, {}
-        devices: set[int] = set()
+        together: dict[int, list[CaptureFile]] = {}
+        for file in list(dirty):  # a late touch may still reach this table
+            together.setdefault(file.device if self._syncfs else file.descriptor, []).append(file)
         failed = False
-        for descriptor, file in list(dirty.items()):  # a late touch may still reach this table
-            if file.device in devices:
-                continue
+        for files in together.values():
             at = clock.wall_ns()
             try:
                 if self._syncfs is None:
-                    os.fsync(descriptor)
+                    os.fsync(files[0].descriptor)
                 else:
-                    devices.add(file.device)
-                    _call(self._syncfs, descriptor)
+                    _call(self._syncfs, files[0].descriptor)
             except OSError as error:
                 failed = True
-                self._lost(file, error)
+                self._lost(files, error)
             else:
-                file.synced_ns = at
+                for file in files:
+                    file.synced_ns = at
         if self._failing and not failed:
             self._failing = False
             self._on_fault(Fault("disk", False, "syncing works again"))
 
-    def _lost(self, file: CaptureFile, error: OSError) -> None:
+    def _lost(self, files: Sequence[CaptureFile], error: OSError) -> None:
         """After a failed sync nobody knows which pages are on disk: said, never tried again as if nothing was."""
         now = clock.wall_ns()
-        file.outages.add(Outage(file.synced_ns, now, "disk"))
+        for file in files:
+            file.outages.add(Outage(file.synced_ns, now, "disk"))
         if not self._failing:
             self._failing = True
-            self._on_fault(Fault("disk", True, f"cannot sync {file.directory}: {error.strerror}"))
+            self._on_fault(Fault("disk", True, f"cannot sync {files[0].directory}: {error.strerror}"))
 
 
 class Writer:
-    """The thread that writes. `waiting_bytes` may be read by any thread."""
+    """The thread that writes, by `appender`. `waiting_bytes` may be read by any thread."""
 
-    def __init__(self, on_fault: Callable[[Fault], None]) -> None:
+    def __init__(self, on_fault: Callable[[Fault], None], appender: Appender = append) -> None:
         self._on_fault = on_fault
+        self._append = appender
         self.failing = False
         self.errors = 0
         self.written = 0
@@ -299,9 +345,8 @@ class Writer:
             self._thread.join()
         self.syncer.stop()
 
-    def write(self, pieces: list[tuple[CaptureFile, Data]], total: int, *, now: float) -> None:
-        """Append each piece to its file; `total` is their length together."""
-        self._queued += total
+    def write(self, pieces: Pieces, *, now: float) -> None:
+        self._queued += int(pieces.cuts[-1] - pieces.cuts[0])
         self._jobs.put(lambda: self._write_all(pieces, now))
 
     def sync(self, file: CaptureFile, future: Future[None]) -> None:
@@ -323,37 +368,57 @@ class Writer:
             if job is None:
                 break
             guarded(job, self._on_fault)
+            del job  # and with it the buffer it held
             if self._troubled and clock.monotonic() >= self._retry_at:
                 self._retry()
         self._retry()
         for file in list(self._troubled):
             self._give_up(file)
 
-    def _write_all(self, pieces: list[tuple[CaptureFile, Data]], now: float) -> None:
-        """Thousands of times a second, so nothing is done for each piece that can be done for all."""
-        troubled, written = self._troubled, 0
+    def _write_all(self, pieces: Pieces, now: float) -> None:
+        """Thousands of pieces a second, so nothing is done for each that can be done for all."""
+        troubled, files, at = self._troubled, pieces.files, 0
+        odd = [place for place, file in enumerate(files) if now >= file.segment_ends or file in troubled]
         try:
-            for file, data in pieces:
-                if troubled and file in troubled:
-                    troubled[file].append(bytes(data))
-                    continue
-                try:
-                    if file.segment_ends is not None and now >= file.segment_ends:
-                        self._rotate(file, now)
-                    file.write(data)
-                except OSError as error:
-                    self._trouble(file, data, error)
-                else:
-                    written += len(data)
+            for place in odd:
+                self._write_some(pieces, at, place)
+                self._write_odd(pieces, place, now)
+                at = place + 1
+            self._write_some(pieces, at, len(files))
         finally:
-            self._done += written
-            self.written += written
-            self.syncer.touched(file for file, _ in pieces)
+            self.syncer.touched(files)
 
-    def _rotate(self, file: CaptureFile, now: float) -> None:
-        self.syncer.flush(file, file.rotate(now), close=True, done=_nothing)
+    def _write_some(self, pieces: Pieces, first: int, last: int) -> None:
+        """Those from `first` to before `last`."""
+        while first < last:
+            place, done, code = self._append(pieces.descriptors, pieces.data, pieces.cuts, first, last)
+            self._count(int(pieces.cuts[place] - pieces.cuts[first]))
+            if code:
+                pieces.files[place].failed(done)
+                self._trouble(pieces.files[place], pieces.piece(place), code)
+                place += 1
+            first = place
 
-    def _trouble(self, file: CaptureFile, data: Data, error: OSError) -> None:
+    def _write_odd(self, pieces: Pieces, place: int, now: float) -> None:
+        """That of a file in trouble, or whose segment is over."""
+        file, data = pieces.files[place], pieces.piece(place)
+        if not data:
+            return
+        if file in self._troubled:
+            self._troubled[file].append(bytes(data))
+            return
+        try:
+            self.syncer.flush(file, file.rotate(now), close=True, done=_nothing)
+        except OSError as error:
+            self._trouble(file, data, error.errno or errno.EIO)
+        else:
+            self._write_some(pieces, place, place + 1)
+
+    def _count(self, octets: int) -> None:
+        self._done += octets
+        self.written += octets
+
+    def _trouble(self, file: CaptureFile, data: Data, code: int) -> None:
         """Keep a copy: `data` is a view into a buffer shared with other sessions."""
         self.errors += 1
         if not self._troubled:
@@ -361,7 +426,7 @@ class Writer:
         self._troubled[file] = deque([bytes(data)])
         if not self.failing:
             self.failing = True
-            self._on_fault(Fault("disk", True, f"cannot write {file.paths[-1]}: {error.strerror}"))
+            self._on_fault(Fault("disk", True, f"cannot write {file.paths[-1]}: {os.strerror(code)}"))
 
     def _retry(self) -> None:
         now = clock.monotonic()
@@ -378,17 +443,21 @@ class Writer:
             self._on_fault(Fault("disk", False, "writing works again"))
 
     def _catch_up(self, file: CaptureFile) -> bool:
+        waiting = self._troubled[file]
         try:
-            waiting = self._troubled[file]
-            while waiting:
-                file.write(waiting[0])
-                size = len(waiting.popleft())
-                self._done += size
-                self.written += size
-            self.syncer.touched([file])
+            file.cut()
         except OSError:
             self.errors += 1
             return False
+        while waiting:
+            pieces = pieces_of([(file, waiting[0])])
+            _, done, code = self._append(*pieces[1:], 0, 1)
+            if code:
+                file.failed(done)
+                self.errors += 1
+                return False
+            self._count(len(waiting.popleft()))
+        self.syncer.touched([file])
         return True
 
     def _give_up(self, file: CaptureFile) -> None:

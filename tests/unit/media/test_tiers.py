@@ -166,7 +166,7 @@ class Rig:
     def __init__(self, tier: tiers.Tier, folder: Path, *, seed: int, host: str, stack: ExitStack) -> None:
         self.faults: list[Fault] = []
         self.chance = random.Random(seed)
-        self.writer = Writer(self.faults.append)
+        self.writer = Writer(self.faults.append, tiers.appender(tier))
         self.writer.start()
         stack.callback(self.writer.stop)
         self.drain = Drain(self.writer, tick=0.2, backlog_bytes=1 << 30, on_fault=self.faults.append, tier=tier)

@@ -36,7 +36,10 @@ class Harness:
         assert heard, self.faults
 
     def write(self, file: writer.CaptureFile, count: int) -> None:
-        self.writer.write([(file, memoryview(RECORD * count))], len(RECORD) * count, now=0.0)
+        self.write_at(file, 0.0, count)
+
+    def write_at(self, file: writer.CaptureFile, now: float, count: int = 1) -> None:
+        self.writer.write(writer.pieces_of([(file, memoryview(RECORD * count))]), now=now)
 
     def close(self, file: writer.CaptureFile) -> None:
         done = threading.Event()
@@ -159,7 +162,7 @@ def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Pat
 def test_a_new_segment_begins_when_its_time_has_come(harness: Harness, tmp_path: Path) -> None:
     file = writer.CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
     for now in (109.9, 110.0, 119.9, 120.0):
-        harness.writer.write([(file, RECORD)], len(RECORD), now=now)
+        harness.write_at(file, now)
     harness.close(file)
     sizes = [path.stat().st_size for path in file.paths]
     assert [path.name for path in file.paths] == [f"capture-000{number}.pcap" for number in (1, 2, 3)]
@@ -169,7 +172,7 @@ def test_a_new_segment_begins_when_its_time_has_come(harness: Harness, tmp_path:
 def test_a_segment_that_cannot_begin_does_not_stop_the_old_one(harness: Harness, tmp_path: Path) -> None:
     file = writer.CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
     (tmp_path / "capture-0002.pcap").write_bytes(b"in the way")
-    harness.writer.write([(file, RECORD)], len(RECORD), now=110.0)
+    harness.write_at(file, 110.0)
     harness.wait_for("disk", active=True)
     harness.wait_for("disk", active=False)
     harness.close(file)
@@ -179,7 +182,7 @@ def test_a_segment_that_cannot_begin_does_not_stop_the_old_one(harness: Harness,
 
 def test_a_defect_in_one_job_is_reported_and_the_thread_lives(harness: Harness, tmp_path: Path) -> None:
     file = writer.CaptureFile(tmp_path)
-    harness.writer.write([(file, None)], 0, now=0.0)  # type: ignore[list-item]
+    harness.writer.write(writer.pieces_of([(file, RECORD)])._replace(data=None), now=0.0)  # type: ignore[arg-type]
     harness.wait_for("internal", active=True)
     harness.write(file, 1)
     harness.close(file)

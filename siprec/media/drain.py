@@ -7,6 +7,7 @@ which are applied between ticks in the order given.
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import sys
 import threading
@@ -34,7 +35,17 @@ from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCoun
 from siprec.media.writer import CaptureFile, Data, Fault, Pieces, Writer, guarded, pieces_of, resolve
 
 ROUND_SECONDS = 1.0
-"""How often each RTCP socket is read and each RTP socket's drop counter looked at."""
+"""How often the clock is looked at, and each socket's drop counter while the sockets wait for the disk."""
+
+QUIET_SECONDS = 10.0
+"""How often the drop counter of a socket is looked at that does not give much: there is hardly a cause for drops."""
+
+CROWDED = 32
+"""Datagrams in one visit from which a socket may have been full meanwhile: three times what a tick of 20 ms packets
+brings, and less than fits a default buffer where a driver charges whole pages for each."""
+
+CROWDED_BYTES = 8192
+"""The same for finished records: 37 of G.711, and 13 of what is largest."""
 
 CLOCK_STEP_NS = 50_000_000
 """A change of wall minus monotonic clock worth noting: rendering undoes steps above this."""
@@ -73,18 +84,19 @@ class _Plan:
     """Which sockets to read in a tick, in which order: those of one session side by side, so that its records
     come out side by side too."""
 
-    def __init__(self, sessions: Iterable[Session], wants_rtcp: Callable[[int], bool]):
+    def __init__(self, parts: Iterable[tuple[CaptureFile, list[Stream]]], *, rtp: bool = True, rtcp: bool = False):
         self.files: list[CaptureFile] = []
         objects: list[socket.socket] = []
         kinds: list[int] = []
         starts: list[int] = []
-        for session in sessions:
+        for file, streams in parts:
             starts.append(len(kinds))
-            self.files.append(session.file)
-            for stream in session.streams:
-                objects.append(stream.pair.rtp)
-                kinds.append(2 * stream.index)
-                if wants_rtcp(stream.index):
+            self.files.append(file)
+            for stream in streams:
+                if rtp:
+                    objects.append(stream.pair.rtp)
+                    kinds.append(2 * stream.index)
+                if rtcp:
                     objects.append(stream.pair.rtcp)
                     kinds.append(2 * stream.index + 1)
         self.sockets = receive.Sockets(objects, kinds)
@@ -137,9 +149,12 @@ class Drain:
         self._receiver = tiers.receiver(tier, self._arena, table=self.table)
         self._sieve = Sieve(self._arena, self.table, self._connect)
         self._sessions: dict[Session, None] = {}
-        self._phases = max(1, round(ROUND_SECONDS / tick))
-        self._plans: dict[int, _Plan] = {}
+        self._rtcp = selectors.DefaultSelector()  # hardly any of these sockets holds anything: not worth a call each
+        self._plan: _Plan | None = None
         self._ticks = 0
+        self._read_ns = 0
+        self._crowded: set[int] = set()
+        self._outgrowing: set[Stream] = set()  # those with old payload types
         self._held_back = False
         self._held_back_until_ns = 0
         self._held_back_cause: Literal["disk", "backlog"] = "backlog"
@@ -199,7 +214,7 @@ class Drain:
 
     def open(self, session: Session) -> None:
         self._sessions[session] = None
-        self._plans.clear()
+        self._plan = None
 
     def add(
         self,
@@ -222,8 +237,9 @@ class Drain:
         self.table.follow_srtp(stream)
         stream.drops, stream.drops_seen_ns = dropped or (kernel_drops(stream.pair.rtp), clock.wall_ns())
         stream.connected = _is_connected(stream.pair.rtp)
+        self._rtcp.register(stream.pair.rtcp, selectors.EVENT_READ, stream)
         session.streams.append(stream)
-        self._plans.clear()
+        self._plan = None
 
     def set_writing(self, stream: Stream, writing: bool) -> None:
         """What came before the change is treated as before the change."""
@@ -240,6 +256,7 @@ class Drain:
         self.table.set_payload_types(stream, types | old)
         stream.old_types_until = clock.monotonic() + OLD_TYPES_SECONDS
         stream.new_types = types
+        self._outgrowing.add(stream)
 
     def set_remote(self, stream: Stream, remote: tuple[str, int] | None) -> None:
         """A new SDP: the source may be learned again."""
@@ -275,7 +292,7 @@ class Drain:
             self._read_only(stream)
             session.streams.remove(stream)
             self._end(session, stream)
-            self._plans.clear()
+            self._plan = None
         resolve(future, self.counters(stream))
 
     def close(self, session: Session) -> None:
@@ -283,8 +300,8 @@ class Drain:
         if session not in self._sessions:
             return
         del self._sessions[session]
-        self._plans.clear()
-        self._read(_Plan([session], lambda _: True))
+        self._plan = None
+        self._read(_Plan([(session.file, session.streams)], rtcp=True))
         for stream in session.streams:
             self._end(session, stream)
         session.streams.clear()
@@ -301,6 +318,8 @@ class Drain:
 
     def _end(self, session: Session, stream: Stream) -> None:
         self._reporter.leave(stream)
+        self._rtcp.unregister(stream.pair.rtcp)
+        self._outgrowing.discard(stream)
         self._note_drops(stream, kernel_drops(stream.pair.rtp), clock.wall_ns())
         stream.source.forget()
         stream.final = self.table.counters(stream)
@@ -308,8 +327,7 @@ class Drain:
         self.table.remove(stream)
 
     def _read_only(self, stream: Stream) -> None:
-        alone = Session(stream.file, [stream])
-        self._read(_Plan([alone], lambda _: False))
+        self._read(_Plan([(stream.file, [stream])]))
 
     # ---- the thread ------------------------------------------------------------------------------------------
 
@@ -335,17 +353,26 @@ class Drain:
 
     def tick(self) -> None:
         """Look into all sockets once, in the thread or before it is started."""
-        phase = self._ticks % self._phases
         self._ticks += 1
-        plan = self._plans.get(phase)
-        if plan is None:
-            plan = self._plans[phase] = _Plan(self._sessions, lambda index: index % self._phases == phase)
         if not self._hold_back():
-            self._read(plan)
+            if self._plan is None:
+                self._plan = _Plan((session.file, session.streams) for session in self._sessions)
+            read_ns = clock.wall_ns()
+            self._read(self._plan)
+            self._read_rtcp()
+            self._look_for_drops(self._crowded, since_ns=self._read_ns)
+            self._crowded, self._read_ns = set(), read_ns
         if self._on_tick is not None:
             self._on_tick()
-        self._look_after(phase)
+        self._look_after()
         self._reporter.send_due(clock.monotonic())
+
+    def _read_rtcp(self) -> None:
+        ready: dict[CaptureFile, list[Stream]] = {}
+        for key, _ in self._rtcp.select(0):
+            ready.setdefault(key.data.file, []).append(key.data)
+        if ready:
+            self._read(_Plan(ready.items(), rtp=False, rtcp=True))
 
     def _hold_back(self) -> bool:
         """Whether so much waits for the disk that the packets had better wait in their sockets."""
@@ -360,21 +387,26 @@ class Drain:
             self._on_fault(Fault("backlog", holding, detail))
         return holding
 
-    def _look_after(self, phase: int) -> None:
-        """Once a round for each stream: drops in the kernel, payload types that are over."""
-        now, now_ns = clock.monotonic(), clock.wall_ns()
-        for stream in self.table.streams[phase :: self._phases]:
-            if stream is None:
-                continue
-            if (drops := kernel_drops(stream.pair.rtp)) == stream.drops:
-                stream.drops_seen_ns = now_ns
-            else:
-                self._note_drops(stream, drops, now_ns)
-            if stream.old_types_until is not None and now >= stream.old_types_until:
-                stream.old_types_until = None
-                self.table.set_payload_types(stream, stream.new_types)
-        if phase == 0:
+    def _look_after(self) -> None:
+        """What comes round: drops in the kernel, the clock, payload types that are over."""
+        seconds = ROUND_SECONDS if self._held_back else QUIET_SECONDS
+        phases = max(1, round(seconds / self._tick))
+        self._look_for_drops(range(self._ticks % phases, len(self.table.streams), phases), since_ns=0)
+        if self._ticks % max(1, round(ROUND_SECONDS / self._tick)) == 0:
             self.clock.look()
+        now = clock.monotonic()
+        for stream in [each for each in self._outgrowing if each.old_types_until <= now]:
+            self._outgrowing.discard(stream)
+            self.table.set_payload_types(stream, stream.new_types)
+
+    def _look_for_drops(self, indexes: Iterable[int], *, since_ns: int) -> None:
+        """At these streams, which have dropped nothing before `since_ns`."""
+        now_ns = clock.wall_ns()
+        for index in indexes:
+            stream = self.table.streams[index]
+            if stream is not None:
+                stream.drops_seen_ns = max(stream.drops_seen_ns, since_ns)
+                self._note_drops(stream, kernel_drops(stream.pair.rtp), now_ns)
 
     def _note_drops(self, stream: Stream, drops: int, now_ns: int) -> None:
         """The kernel's counter stands at `drops`; it wraps at 32 bits and is never reset."""
@@ -397,7 +429,16 @@ class Drain:
             fill = self._receiver.fill(plan.sockets, at)
             if fill.used or fill.laid:
                 self._take(plan, at, fill)
+                self._note_crowds(plan, at, fill)
             at += len(fill.counts) - fill.unfinished
+
+    def _note_crowds(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
+        found: list[int] = []
+        if fill.used and max(fill.counts) >= CROWDED:
+            found = [place for place, count in enumerate(fill.counts) if count >= CROWDED]
+        if fill.laid:
+            found += np.flatnonzero(np.diff(fill.laid.ends) >= CROWDED_BYTES).tolist()
+        self._crowded.update(int(plan.sockets.kinds[begin + place]) >> 1 for place in found)
 
     def _take(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
         ready: list[receive.Laid] = [fill.laid] if fill.laid else []

@@ -108,7 +108,7 @@ class Stream:
     drops_seen_ns: int = 0
     new_types: frozenset[int] = frozenset()
     rates: dict[int, int] = field(default_factory=dict)
-    old_types_until: float | None = None
+    old_types_until: float = 0.0
     final: StreamCounters | None = None
 
 

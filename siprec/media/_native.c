@@ -4,8 +4,8 @@
  * All or nothing for each socket: one datagram that is not plainly right (another source, SSRC or payload type, no
  * RTP, truncated, a jump in the sequence, encrypted, RTCP) and all that this socket gave stays in the arena, uncounted,
  * for the code in Python that knows the policy. So the policy exists once, and this only has to be as strict as
- * `rtp_good` of sift.py, `note` of reception.py and `lay` of records.py. All memory comes from Python as buffers whose
- * sizes are checked first; the slots of a finished socket serve the next, so that they stay in the processor's cache. */
+ * `rtp_good` of sift.py, `note` of reception.py and `lay` of records.py. All memory is Python's, which knows how long
+ * each array is; the slots of a finished socket serve the next, so that they stay in the processor's cache. */
 #define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -31,7 +31,7 @@ struct __attribute__((packed)) reception { /* RECEPTION of reception.py */
     int64_t time_ns, reported[2], lost_before;
 };
 
-struct memory { /* what `sizes` describes, in that order */
+struct memory { /* addresses in the order of `native.py`, which has checked how long each array is */
     uint8_t *slots, *names, *truncated; /* one of each by slot */
     int64_t *length, *time_ns;
     uint64_t *high, *low; /* by stream */
@@ -42,21 +42,16 @@ struct memory { /* what `sizes` describes, in that order */
     int64_t *accepted, *octets, *paused, *first_ns, *last_ns;
     double *last_at;
     struct reception *reception;
-    int32_t *sockets; /* by socket; a kind is 2 x stream, plus 1 for RTCP */
-    int64_t *kinds;
     int64_t *counts, *ends; /* by visited socket: datagrams left to Python, and the end of its records in `out` */
+    int64_t slot_count, streams, visits, room; /* how many of each there are; `room` is the bytes of `out` */
+    int32_t *descriptors;                      /* by socket; a kind is 2 x stream, plus 1 for RTCP */
+    int64_t *kinds, sockets;
     uint8_t *out;
-};
-enum { BY_SLOT, BY_STREAM = 5, BY_SOCKET = 25, BY_VISIT = 27, OUT = 29, ARRAYS };
-static const int sizes[ARRAYS] = {
-    STRIDE, NAME, 1, 8, 8, 8, 8, 2, 4, 1, 1, 1, 1, PAYLOAD_TYPES, 2 * HEADROOM, 1, NAME, 8, 8, 8, 8, 8, 8, 8,
-    sizeof(struct reception), 4, 8, 8, 8, 1,
 };
 
 struct round {
     struct memory at;
-    Py_ssize_t slots, streams, sockets, visits, room; /* how many of each there are; `room` in bytes of output */
-    Py_ssize_t visited, used, read, laid, kept, failures; /* so far; `used` slots are left to Python */
+    Py_ssize_t visited, used, read, laid, kept, failures, most; /* so far; `used` slots are left to Python */
     Py_ssize_t unfinished, aimed_at, aimed, named; /* the headers below point to `aimed` slots, if `named` to names */
     double now;
     struct mmsghdr headers[AT_ONCE];
@@ -220,7 +215,7 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
     const struct memory *at = &r->at;
     struct reception row = at->reception[stream];
     int64_t octets = tally(at, stream, slot, count, &row), last = slot + count - 1;
-    if (octets == 0 || octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->room - r->laid)
+    if (octets == 0 || octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->at.room - r->laid)
         return 0;
     at->reception[stream] = row;
     at->last_ns[stream] = at->time_ns[last], at->last_at[stream] = r->now;
@@ -239,12 +234,12 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
 static void drain_group(struct round *r, Py_ssize_t begin)
 {
     r->at.ends[0] = 0;
-    for (; r->visited < r->visits && begin + r->visited < r->sockets && r->read < r->slots; r->visited++) {
-        Py_ssize_t limit = r->slots - r->read < PER_SOCKET ? r->slots - r->read : PER_SOCKET;
+    for (; r->visited < r->at.visits && begin + r->visited < r->at.sockets && r->read < r->at.slot_count; r->visited++) {
+        Py_ssize_t limit = r->at.slot_count - r->read < PER_SOCKET ? r->at.slot_count - r->read : PER_SOCKET;
         int64_t kind = r->at.kinds[begin + r->visited], stream = kind >> 1;
-        int rtp = kind >= 0 && !(kind & 1) && stream < r->streams;
+        int rtp = kind >= 0 && !(kind & 1) && stream < r->at.streams;
         uint8_t *peer = r->at.peers + (rtp ? stream * NAME : 0), *only = r->at.only + (rtp ? stream : 0);
-        Py_ssize_t got = empty(r, r->at.sockets[begin + r->visited], r->used, limit, rtp && *only == KNOWN ? peer : NULL);
+        Py_ssize_t got = empty(r, r->at.descriptors[begin + r->visited], r->used, limit, rtp && *only == KNOWN ? peer : NULL);
         int done = got == 0 || (rtp && finish(r, stream, r->used, got));
         if (rtp && *only == CONNECTED && done && got > 0 && got < limit) /* what came before connect(2) is out */
             memcpy(peer, r->at.names + r->used * NAME, NAME), *only = KNOWN;
@@ -252,43 +247,28 @@ static void drain_group(struct round *r, Py_ssize_t begin)
         r->used += done ? 0 : got;
         r->at.counts[r->visited] = done ? 0 : got;
         r->at.ends[r->visited + 1] = r->laid;
-        r->unfinished = r->read == r->slots && got < PER_SOCKET;
+        r->most = got > r->most ? got : r->most;
+        r->unfinished = r->read == r->at.slot_count && got < PER_SOCKET;
     }
 }
 
 static PyObject *drain(PyObject *Py_UNUSED(self), PyObject *arguments)
 {
     struct round r;
-    Py_buffer views[ARRAYS];
-    PyObject *arrays, *answer = NULL;
+    Py_buffer memory;
     Py_ssize_t begin;
-    int taken = 0, fit = 1;
     memset(&r, 0, offsetof(struct round, headers));
-    if (!PyArg_ParseTuple(arguments, "O!nd", &PyTuple_Type, &arrays, &begin, &r.now))
+    if (!PyArg_ParseTuple(arguments, "y*nd", &memory, &begin, &r.now))
         return NULL;
-    if (PyTuple_Size(arrays) != ARRAYS)
-        return PyErr_Format(PyExc_ValueError, "%d arrays are needed", ARRAYS);
-    while (taken < ARRAYS && PyObject_GetBuffer(PyTuple_GetItem(arrays, taken), &views[taken], PyBUF_WRITABLE) == 0)
-        taken++;
-    if (taken == ARRAYS) {
-        r.slots = views[BY_SLOT].len / sizes[BY_SLOT], r.streams = views[BY_STREAM].len / sizes[BY_STREAM];
-        r.sockets = views[BY_SOCKET].len / 4, r.visits = views[BY_VISIT].len / 8, r.room = views[OUT].len;
-        for (int i = 0; i < ARRAYS; i++) {
-            Py_ssize_t count = i < BY_STREAM ? r.slots : i < BY_SOCKET ? r.streams : i < BY_VISIT ? r.sockets : r.visits;
-            fit = fit && (i == OUT || views[i].len == (count + (i == BY_VISIT + 1)) * sizes[i]);
-            memcpy((char *)&r.at + (size_t)i * sizeof(void *), &views[i].buf, sizeof(void *));
-        }
-        if (fit && begin >= 0) {
-            Py_BEGIN_ALLOW_THREADS
-            drain_group(&r, begin);
-            Py_END_ALLOW_THREADS
-            answer = Py_BuildValue("(nnnnnn)", r.visited, r.used, r.laid, r.kept, r.failures, r.unfinished);
-        } else
-            PyErr_SetString(PyExc_ValueError, "arrays of unequal length");
-    }
-    while (taken--)
-        PyBuffer_Release(&views[taken]);
-    return answer;
+    int fit = memory.len == sizeof r.at && begin >= 0;
+    memcpy(&r.at, memory.buf, fit ? sizeof r.at : 0);
+    PyBuffer_Release(&memory);
+    if (!fit)
+        return PyErr_Format(PyExc_ValueError, "other memory is needed");
+    Py_BEGIN_ALLOW_THREADS
+    drain_group(&r, begin);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("(nnnnnnn)", r.visited, r.used, r.laid, r.kept, r.failures, r.most, r.unfinished);
 }
 
 /* Append pieces `place` to before `last` of `data`, cut at `cuts`, each to its file, until one fails. */

@@ -18,9 +18,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from siprec import clock
 from siprec.media import pcap, receive, records, tiers
@@ -32,10 +33,11 @@ from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
-from siprec.media.writer import CaptureFile, Data, Fault, Pieces, Writer, guarded, pieces_of, resolve
+from siprec.media.writer import CaptureFile, Data, Fault, Pieces, Writer, about, guarded, pieces_of, resolve
+from siprec.rtp import packets
 
 ROUND_SECONDS = 1.0
-"""How often the clock is looked at, and each socket's drop counter while the sockets wait for the disk."""
+"""How often RTCP is read, the clock looked at, and each socket's drop counter while all sockets wait for the disk."""
 
 QUIET_SECONDS = 10.0
 """How often the drop counter of a socket is looked at that does not give much: there is hardly a cause for drops."""
@@ -44,8 +46,8 @@ CROWDED = 32
 """Datagrams in one visit from which a socket may have been full meanwhile: three times what a tick of 20 ms packets
 brings, and less than fits a default buffer where a driver charges whole pages for each."""
 
-CROWDED_BYTES = 8192
-"""The same for finished records: 37 of G.711, and 13 of what is largest."""
+MAX_SHARES = 256
+"""Groups of sockets whose files are remembered; each has 512 sockets but for those of a flood."""
 
 CLOCK_STEP_NS = 50_000_000
 """A change of wall minus monotonic clock worth noting: rendering undoes steps above this."""
@@ -53,6 +55,7 @@ CLOCK_STEP_NS = 50_000_000
 MAX_CLOCK_STEPS = 1000
 """Steps remembered; a clock that steps more often is beyond help, and the first steps are the ones that count."""
 
+_SMALLEST_RECORD = pcap.RECORD_HEADER + pcap.IPV4_HEADERS + packets.FIXED_HEADER
 _SO_MEMINFO = 55  # asm-generic/socket.h; nine 32-bit numbers, the last is drops (linux/sock_diag.h)
 _MEMINFO = 36
 
@@ -80,6 +83,15 @@ class Session:
     identity: Identity = field(default_factory=Identity)
 
 
+class _Share(NamedTuple):
+    """The files to which some sockets of a plan belong, and where among those the sockets of each file begin."""
+
+    files: list[CaptureFile]
+    descriptors: NDArray[np.int32]
+    segments: bool
+    edges: NDArray[np.int64]
+
+
 class _Plan:
     """Which sockets to read in a tick, in which order: those of one session side by side, so that its records
     come out side by side too."""
@@ -100,8 +112,21 @@ class _Plan:
                     objects.append(stream.pair.rtcp)
                     kinds.append(2 * stream.index + 1)
         self.sockets = receive.Sockets(objects, kinds)
-        self.descriptors = np.array([file.descriptor for file in self.files], np.int32)
-        self.starts = np.array([*starts, len(kinds)], np.int64)
+        self._starts = np.array([*starts, len(kinds)], np.int64)
+        self._shares: dict[tuple[int, int], _Share] = {}
+
+    def share(self, begin: int, count: int) -> _Share:
+        """Of so many sockets from `begin` on; mostly they are the same as last time."""
+        found = self._shares.get((begin, count))
+        if found is None:
+            first = int(np.searchsorted(self._starts, begin, "right")) - 1
+            last = int(np.searchsorted(self._starts, begin + count, "left"))
+            edges = np.clip(self._starts[first : last + 1] - begin, 0, count)
+            files = self.files[first:last]
+            found = _Share(files, *about(files), edges)
+            if len(self._shares) < MAX_SHARES:
+                self._shares[begin, count] = found
+        return found
 
 
 class ClockSteps:
@@ -151,6 +176,7 @@ class Drain:
         self._sessions: dict[Session, None] = {}
         self._rtcp = selectors.DefaultSelector()  # hardly any of these sockets holds anything: not worth a call each
         self._plan: _Plan | None = None
+        self._per_round = max(1, round(ROUND_SECONDS / tick))
         self._ticks = 0
         self._read_ns = 0
         self._crowded: set[int] = set()
@@ -353,18 +379,22 @@ class Drain:
 
     def tick(self) -> None:
         """Look into all sockets once, in the thread or before it is started."""
-        self._ticks += 1
         if not self._hold_back():
             if self._plan is None:
                 self._plan = _Plan((session.file, session.streams) for session in self._sessions)
             read_ns = clock.wall_ns()
             self._read(self._plan)
-            self._read_rtcp()
-            self._look_for_drops(self._crowded, since_ns=self._read_ns)
-            self._crowded, self._read_ns = set(), read_ns
+            if self._ticks % self._per_round == 0:
+                self._read_rtcp()
+            if self._crowded:
+                self._look_for_drops(self._crowded, since_ns=self._read_ns)
+                self._crowded = set()
+            self._read_ns = read_ns
         if self._on_tick is not None:
             self._on_tick()
-        self._look_after()
+        if self._ticks % self._per_round == 0:
+            self._look_after()
+        self._ticks += 1
         self._reporter.send_due(clock.monotonic())
 
     def _read_rtcp(self) -> None:
@@ -388,13 +418,11 @@ class Drain:
         return holding
 
     def _look_after(self) -> None:
-        """What comes round: drops in the kernel, the clock, payload types that are over."""
-        seconds = ROUND_SECONDS if self._held_back else QUIET_SECONDS
-        phases = max(1, round(seconds / self._tick))
-        self._look_for_drops(range(self._ticks % phases, len(self.table.streams), phases), since_ns=0)
-        if self._ticks % max(1, round(ROUND_SECONDS / self._tick)) == 0:
-            self.clock.look()
-        now = clock.monotonic()
+        """Once a round: drops in the kernel where nothing told of them, the clock, payload types that are over."""
+        self.clock.look()
+        now, count = clock.monotonic(), len(self.table.streams)
+        step = 1 if self._held_back else round(QUIET_SECONDS / ROUND_SECONDS)
+        self._look_for_drops(range(self._ticks // self._per_round % step, count, step), since_ns=0)
         for stream in [each for each in self._outgrowing if each.old_types_until <= now]:
             self._outgrowing.discard(stream)
             self.table.set_payload_types(stream, stream.new_types)
@@ -429,16 +457,16 @@ class Drain:
             fill = self._receiver.fill(plan.sockets, at)
             if fill.used or fill.laid:
                 self._take(plan, at, fill)
+            if fill.most >= CROWDED:
                 self._note_crowds(plan, at, fill)
             at += len(fill.counts) - fill.unfinished
 
     def _note_crowds(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
-        found: list[int] = []
-        if fill.used and max(fill.counts) >= CROWDED:
-            found = [place for place, count in enumerate(fill.counts) if count >= CROWDED]
+        """Sockets that gave so much that they may have been full."""
+        crowded = np.array(fill.counts) >= CROWDED
         if fill.laid:
-            found += np.flatnonzero(np.diff(fill.laid.ends) >= CROWDED_BYTES).tolist()
-        self._crowded.update(int(plan.sockets.kinds[begin + place]) >> 1 for place in found)
+            crowded |= np.diff(fill.laid.ends) >= CROWDED * _SMALLEST_RECORD
+        self._crowded.update((plan.sockets.kinds[begin + np.flatnonzero(crowded)] >> 1).tolist())
 
     def _take(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
         ready: list[receive.Laid] = [fill.laid] if fill.laid else []
@@ -479,16 +507,12 @@ class Drain:
 
 def _pieces(plan: _Plan, begin: int, ready: Sequence[receive.Laid]) -> Pieces:
     """All records cut into one piece for each session that is among them, in the order of its sockets."""
-    count = len(ready[0].ends) - 1
-    first = int(np.searchsorted(plan.starts, begin, "right")) - 1
-    last = int(np.searchsorted(plan.starts, begin + count, "left"))
-    edges = np.clip(plan.starts[first : last + 1] - begin, 0, count)
-    files = plan.files[first:last]
+    share = plan.share(begin, len(ready[0].ends) - 1)
     if len(ready) == 1:
-        return Pieces(files, plan.descriptors[first:last], ready[0].data, ready[0].ends[edges])
+        return Pieces(share.files, share.descriptors, share.segments, ready[0].data, ready[0].ends[share.edges])
     columns = [(each.data, each.ends.tolist()) for each in ready]
-    found = (_between(columns, a, b) for a, b in pairwise(edges.tolist()))
-    return pieces_of(list(zip(files, found, strict=True)))
+    found = (_between(columns, a, b) for a, b in pairwise(share.edges.tolist()))
+    return pieces_of(list(zip(share.files, found, strict=True)))
 
 
 def _between(columns: Sequence[tuple[memoryview, list[int]]], first: int, last: int) -> Data:

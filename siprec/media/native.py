@@ -7,6 +7,7 @@ records come ready in `Fill.laid`. All others are left as `receive.BatchReceiver
 from __future__ import annotations
 
 import weakref
+from array import array
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from siprec import clock
 from siprec.media import _native
-from siprec.media.arena import STRIDE, Arena
+from siprec.media.arena import HEADROOM, NAME, STRIDE, Arena
 from siprec.media.receive import GROUP_SOCKETS, Fill, Laid, Sockets
-from siprec.media.streams import StreamTable
+from siprec.media.reception import RECEPTION
+from siprec.media.streams import PAYLOAD_TYPES, StreamTable
 
 MAX_ROOMS = 32
 """Buffers kept, of a MiB each with G.711: the rounds of one tick at 12 000 streams. More are used while the disk is
@@ -31,26 +33,34 @@ class NativeReceiver:
         self.failures = 0
         self._table = table
         self._reception = table.reception
-        self._tables = _by_stream(table)
         self._counts = np.zeros(GROUP_SOCKETS, np.int64)
         self._ends = np.zeros(GROUP_SOCKETS + 1, np.int64)
         self._rooms: list[_Room] = []
+        self._memory = self._addresses()
 
     def fill(self, sockets: Sockets, begin: int) -> Fill:
-        room = self._room()
-        arrays = self._arrays(sockets, room.octets)
-        visited, used, size, packets, failures, unfinished = _native.drain(arrays, begin, clock.monotonic())
+        if self._table.reception is not self._reception:  # the table has grown: all its arrays are other ones
+            self._reception, self._memory = self._table.reception, self._addresses()
+        room, memory = self._room(), self._memory
+        memory[-4], memory[-3], memory[-2] = sockets.memory
+        memory[-1] = room.address
+        visited, used, size, packets, failures, most, unfinished = _native.drain(memory, begin, clock.monotonic())
         self.failures += failures
         laid = Laid(room.lend(size), self._ends[: visited + 1], packets) if packets else None
-        return Fill(self._counts[:visited].tolist(), used, bool(unfinished), laid)
+        counts = self._counts[:visited].tolist() if used else [0] * visited
+        return Fill(counts, used, bool(unfinished), most, laid)
 
-    def _arrays(self, sockets: Sockets, out: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
-        """In the order of `struct memory`."""
-        if self._table.reception is not self._reception:  # the table has grown: all its arrays are other ones
-            self._reception, self._tables = self._table.reception, _by_stream(self._table)
-        arena = self.arena
-        slots = (arena.flat, arena.names, arena.truncated, arena.length, arena.time_ns)
-        return (*slots, *self._tables, sockets.descriptors, sockets.kinds, self._counts, self._ends, out)
+    def _addresses(self) -> array[int]:
+        """What `struct memory` holds; the last four are filled in for each round. Raises ValueError when an array is
+        not as long as the extension takes it to be."""
+        arena, table = self.arena, self._table
+        slots, streams = arena.slots, len(table.reception)
+        found = [
+            *(_address(getattr(arena, name), size * slots) for name, size in _BY_SLOT.items()),
+            *(_address(getattr(table, name), size * streams) for name, size in _BY_STREAM.items()),
+            *(_address(each, 8 * len(each)) for each in (self._counts, self._ends)),
+        ]
+        return array("Q", [*found, slots, streams, GROUP_SOCKETS, slots * STRIDE, 0, 0, 0, 0])
 
     def _room(self) -> _Room:
         """One that nobody holds a part of."""
@@ -67,6 +77,7 @@ class _Room:
 
     def __init__(self, size: int) -> None:
         self.octets = np.empty(size, np.uint8)
+        self.address = self.octets.ctypes.data
         self._lent: weakref.ref[NDArray[np.uint8]] | None = None
 
     def free(self) -> bool:
@@ -79,26 +90,35 @@ class _Room:
         return part.data
 
 
-def _by_stream(table: StreamTable) -> tuple[NDArray[Any], ...]:
-    return (
-        table.high,
-        table.low,
-        table.port,
-        table.ssrc,
-        table.settled,
-        table.secure,
-        table.writing,
-        table.six,
-        table.payload_types,
-        table.templates,
-        table.only,
-        table.peers,
-        table.sums,
-        table.accepted,
-        table.octets,
-        table.paused,
-        table.first_ns,
-        table.last_ns,
-        table.last_at,
-        table.reception.view(np.uint8),  # the buffer of a structured array takes longer to ask for than all others
-    )
+_BY_SLOT = {"flat": STRIDE, "names": NAME, "truncated": 1, "length": 8, "time_ns": 8}
+"""The arrays of the arena in the order of `struct memory`, with their bytes for each slot."""
+
+_BY_STREAM = {
+    "high": 8,
+    "low": 8,
+    "port": 2,
+    "ssrc": 4,
+    "settled": 1,
+    "secure": 1,
+    "writing": 1,
+    "six": 1,
+    "payload_types": PAYLOAD_TYPES,
+    "templates": 2 * HEADROOM,
+    "only": 1,
+    "peers": NAME,
+    "sums": 8,
+    "accepted": 8,
+    "octets": 8,
+    "paused": 8,
+    "first_ns": 8,
+    "last_ns": 8,
+    "last_at": 8,
+    "reception": RECEPTION.itemsize,
+}
+"""The arrays of the table that follow, with their bytes for each stream."""
+
+
+def _address(column: NDArray[Any], size: int) -> int:
+    if column.nbytes != size or not column.flags.c_contiguous:
+        raise ValueError(f"an array of {column.nbytes} bytes where the C extension takes {size}")
+    return column.ctypes.data

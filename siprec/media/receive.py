@@ -65,15 +65,17 @@ _CMSG = np.dtype(
 
 
 class Sockets:
-    """Sockets in the order of reading. `kinds` says what comes there: 2 x stream, plus 1 for RTCP."""
+    """Sockets in the order of reading. `kinds` says what comes there: 2 x stream, plus 1 for RTCP. `memory`: the
+    addresses of `descriptors` and `kinds`, and their length."""
 
-    __slots__ = ("descriptors", "kinds", "numbers", "objects")
+    __slots__ = ("descriptors", "kinds", "memory", "numbers", "objects")
 
     def __init__(self, objects: Sequence[socket.socket], kinds: Sequence[int]) -> None:
         self.objects = objects
         self.numbers = [each.fileno() for each in objects]
         self.descriptors = np.array(self.numbers, np.int32)
         self.kinds = np.array(kinds, np.int64)
+        self.memory = (self.descriptors.ctypes.data, self.kinds.ctypes.data, len(kinds))
 
 
 class Laid(NamedTuple):
@@ -86,11 +88,12 @@ class Laid(NamedTuple):
 
 class Fill(NamedTuple):
     """What one round brought: datagrams in the arena per visited socket, their sum, whether the last socket has more,
-    and records of other sockets that are finished already."""
+    the most that one socket gave, and records of other sockets that are finished already."""
 
     counts: list[int]
     used: int
     unfinished: bool
+    most: int
     laid: Laid | None = None
 
 
@@ -145,7 +148,7 @@ class BatchReceiver:
             if used == slots:
                 break
         self._settle(used)
-        return Fill(counts, used, used == slots and got < PER_SOCKET)
+        return Fill(counts, used, used == slots and got < PER_SOCKET, max(counts, default=0))
 
     def _ask_again(self, number: int, used: int, asked: int) -> int:
         """A socket that gave nothing: once more, to be told why."""
@@ -209,7 +212,7 @@ class SingleReceiver:
             used += got
             if used == slots:
                 break
-        return Fill(counts, used, used == slots and got < PER_SOCKET)
+        return Fill(counts, used, used == slots and got < PER_SOCKET, max(counts, default=0))
 
     def _empty(self, sock: socket.socket, used: int) -> int:
         total, retries = 0, RETRIES

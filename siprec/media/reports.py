@@ -32,13 +32,17 @@ class Reporter:
         self._table = table
         self._seconds = seconds
         self._chance = chance or random.SystemRandom().random
+        self._next = np.inf
 
     def begin(self, stream: Stream, now: float) -> None:
         """The first report of a stream comes after half the usual time (section 6.2)."""
-        self._table.report_at[stream.index] = now + self._interval() / 2
+        self._table.report_at[stream.index] = at = now + self._interval() / 2
+        self._next = min(self._next, at)
 
     def send_due(self, now: float) -> None:
         """Send what is due. Where nothing may be sent yet, ask again as for a first report."""
+        if now < self._next:
+            return
         streams = self._table.streams
         due = np.flatnonzero(self._table.report_at[: len(streams)] <= now)
         for index in due[:MAX_PER_TICK].tolist():
@@ -48,6 +52,7 @@ class Reporter:
             else:
                 interval = self._interval()
                 self._table.report_at[index] = now + (interval if self._send(stream) else interval / 2)
+        self._next = float(self._table.report_at[: len(streams)].min(initial=np.inf))
 
     def leave(self, stream: Stream) -> None:
         """Say BYE where reports went (section 6.3.7: who never sent anything says nothing)."""

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple
@@ -149,10 +150,11 @@ class CaptureFile:
 
 class Pieces(NamedTuple):
     """What to append to `files`, each of them once: to the one at `place`, the bytes of `data` from `cuts[place]` to
-    `cuts[place + 1]`. `descriptors` are those of `files`."""
+    `cuts[place + 1]`. `descriptors` are those of `files`; `segments`: some of them have an end."""
 
     files: Sequence[CaptureFile]
     descriptors: NDArray[np.int32]
+    segments: bool
     data: Data
     cuts: NDArray[np.int64]
 
@@ -165,7 +167,12 @@ def pieces_of(parts: Sequence[tuple[CaptureFile, Data]]) -> Pieces:
     files = [file for file, _ in parts]
     cuts = np.cumsum([0, *(len(data) for _, data in parts)])
     data = parts[0][1] if len(parts) == 1 else b"".join(data for _, data in parts)
-    return Pieces(files, np.array([file.descriptor for file in files], np.int32), data, cuts)
+    return Pieces(files, *about(files), data, cuts)
+
+
+def about(files: Sequence[CaptureFile]) -> tuple[NDArray[np.int32], bool]:
+    """What `Pieces` says of `files`."""
+    return np.array([each.descriptor for each in files], np.int32), any(each.segment_ends < math.inf for each in files)
 
 
 Appender = Callable[[NDArray[np.int32], Data, NDArray[np.int64], int, int], tuple[int, int, int]]
@@ -223,7 +230,7 @@ class Syncer:
     def __init__(self, on_fault: Callable[[Fault], None]) -> None:
         self._on_fault = on_fault
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._dirty: dict[CaptureFile, None] = {}
+        self._touched: dict[int, Sequence[CaptureFile]] = {}  # by its id: mostly they are the same tables each tick
         self._failing = False
         self._syncfs: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
         self._thread = threading.Thread(target=self._run, name="capture-sync", daemon=True)
@@ -239,7 +246,7 @@ class Syncer:
 
     def touched(self, files: Sequence[CaptureFile]) -> None:
         """The writer has written to them."""
-        self._dirty.update(dict.fromkeys(files))
+        self._touched[id(files)] = files
 
     def flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
         """fsync `descriptor` and its directory, `close` it if asked, then call `done`."""
@@ -260,8 +267,6 @@ class Syncer:
                 due = clock.monotonic() + SYNC_SECONDS
 
     def _flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
-        if close and descriptor == file.descriptor:
-            self._dirty.pop(file, None)
         try:
             octets = os.fstat(descriptor).st_size - pcap.FILE_HEADER
             if octets:  # without a record there is nothing to lose
@@ -272,16 +277,19 @@ class Syncer:
         except OSError as error:
             self._lost([file], error)
         if close:
+            if descriptor == file.descriptor:
+                file.descriptor = -1
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         done()
 
     def _sync_all(self) -> None:
         """One syncfs for each device written to; where that is not to be had, one fsync for each file."""
-        dirty, self._dirty = self._dirty, {}
+        touched, self._touched = self._touched, {}
         together: dict[int, list[CaptureFile]] = {}
-        for file in list(dirty):  # a late touch may still reach this table
-            together.setdefault(file.device if self._syncfs else file.descriptor, []).append(file)
+        for file in dict.fromkeys(chain(*list(touched.values()))):  # a late touch may still reach this table
+            if file.descriptor >= 0:
+                together.setdefault(file.device if self._syncfs else file.descriptor, []).append(file)
         failed = False
         for files in together.values():
             at = clock.wall_ns()
@@ -378,7 +386,9 @@ class Writer:
     def _write_all(self, pieces: Pieces, now: float) -> None:
         """Thousands of pieces a second, so nothing is done for each that can be done for all."""
         troubled, files, at = self._troubled, pieces.files, 0
-        odd = [place for place, file in enumerate(files) if now >= file.segment_ends or file in troubled]
+        odd: list[int] = []
+        if troubled or pieces.segments:
+            odd = [place for place, file in enumerate(files) if now >= file.segment_ends or file in troubled]
         try:
             for place in odd:
                 self._write_some(pieces, at, place)
@@ -451,7 +461,7 @@ class Writer:
             return False
         while waiting:
             pieces = pieces_of([(file, waiting[0])])
-            _, done, code = self._append(*pieces[1:], 0, 1)
+            _, done, code = self._append(pieces.descriptors, pieces.data, pieces.cuts, 0, 1)
             if code:
                 file.failed(done)
                 self.errors += 1

@@ -1,18 +1,20 @@
 """The C extension by itself: what it finishes, what it leaves to Python, and what it never does."""
 
+import errno
+import os
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siprec.media import arena, pcap, receive, reception, tiers
-from siprec.media.arena import HEADROOM, STRIDE, Arena
+from siprec.media import arena, pcap, receive, reception, streams, tiers, writer
+from siprec.media.arena import HEADROOM, Arena
 from siprec.media.exchange import Exchange, Identity
 from siprec.media.ports import PortPool
 from siprec.media.reception import Heard, follow
@@ -28,7 +30,8 @@ from siprec.media import _native
 from siprec.media.native import NativeReceiver
 
 SLOTS = 64
-ARRAYS = 30
+ROOM = -5
+"""The bytes of output among the receiver's memory."""
 
 
 class Line:
@@ -94,7 +97,7 @@ def times(data: bytes, size: int) -> list[int]:
 def test_plain_packets_are_laid_and_counted_and_none_is_left(line: Line) -> None:
     sent = line.send(10)
     fill = line.fill()
-    assert (fill.counts, fill.used, fill.unfinished) == ([0], 0, False)
+    assert (fill.counts, fill.used, fill.unfinished, fill.most) == ([0], 0, False, 10)
     data = laid(fill).data.tobytes()
     stamps = times(data, len(data) // 10)
     destination = (line.pair.address, line.pair.port)
@@ -127,7 +130,7 @@ def test_the_reception_is_as_if_each_packet_had_been_followed(line: Line) -> Non
 def test_while_paused_packets_are_counted_and_not_laid(line: Line) -> None:
     line.table.writing[0] = False
     line.send(3)
-    assert line.fill() == receive.Fill([0], 0, False)
+    assert line.fill() == receive.Fill([0], 0, False, 3)
     assert (line.table.paused[0], line.table.accepted[0], line.table.first_ns[0]) == (3, 0, 0)
     assert line.table.reception[0]["received"] == line.row["received"] + 3
 
@@ -164,7 +167,7 @@ def test_what_takes_thought_is_left_and_nothing_is_counted(line: Line, spoil: ob
 @pytest.mark.parametrize("kind", [1, 2 * 64, 1 << 40, -2])
 def test_rtcp_and_streams_that_the_table_has_not_are_left(line: Line, kind: int) -> None:
     line.send(3)
-    assert line.fill(kind=kind) == receive.Fill([3], 3, False)
+    assert line.fill(kind=kind) == receive.Fill([3], 3, False, 3)
 
 
 def test_a_slot_of_the_longest_datagram_is_filled_to_its_end_and_not_beyond(line: Line) -> None:
@@ -200,10 +203,6 @@ def test_the_sender_is_not_asked_for_once_a_connected_socket_was_empty(line: Lin
     assert any(known[source])
 
 
-def arrays_of(line: Line) -> tuple[NDArray[Any], ...]:
-    return line.receiver._arrays(receive.Sockets([line.pair.rtp], [0]), np.zeros(SLOTS * STRIDE, np.uint8))
-
-
 def test_records_stay_as_they_are_while_anyone_holds_a_part_of_them(line: Line) -> None:
     line.send(2)
     first = laid(line.fill()).data
@@ -229,34 +228,95 @@ def test_rooms_are_used_again_and_no_more_than_some_are_kept(line: Line, monkeyp
     assert len(line.receiver._rooms) == 2
 
 
-@pytest.mark.parametrize("place", range(ARRAYS))
-def test_arrays_of_another_length_are_refused(line: Line, place: int) -> None:
-    arrays = list(arrays_of(line))
-    arrays[place] = np.zeros(arrays[place].nbytes + 1, np.uint8)
-    if place == ARRAYS - 1:  # the room for records may be of any size
-        assert _native.drain(tuple(arrays), 0, 0.0)[0] == 1
-        return
-    with pytest.raises(ValueError, match="unequal length"):
-        _native.drain(tuple(arrays), 0, 0.0)
+@pytest.mark.parametrize("where", ["arena", "table"])
+def test_arrays_of_another_length_are_refused(line: Line, where: str) -> None:
+    if where == "arena":
+        line.receiver.arena.names = np.zeros((SLOTS, arena.NAME + 1), np.uint8)
+    else:
+        line.table.port = np.zeros(line.table.port.shape, np.uint32)
+    with pytest.raises(ValueError, match="where the C extension takes"):
+        NativeReceiver(line.receiver.arena, line.table)
+
+
+def test_a_table_that_has_grown_is_taken_up(line: Line) -> None:
+    for _ in range(2 * streams.FIRST_CAPACITY):
+        line.table._free_row()
+    line.send(3)
+    line.fill()
+    assert line.table.accepted[0] == 3
 
 
 def test_what_finds_no_room_is_left(line: Line) -> None:
     line.send(3)
-    arrays = list(arrays_of(line))
-    arrays[-1] = np.zeros(500, np.uint8)
-    assert _native.drain(tuple(arrays), 0, 0.0) == (1, 3, 0, 0, 0, False)
-    assert not arrays[-1].any()
+    room = line.receiver._room()
+    room.octets[:600] = 0
+    line.receiver._memory[ROOM] = 500
+    fill = line.fill()
+    assert (fill.counts, fill.used, fill.laid) == ([3], 3, None)
+    assert not room.octets[:600].any()
 
 
 def test_arguments_are_checked(line: Line) -> None:
-    arrays = arrays_of(line)
-    with pytest.raises(ValueError, match=f"{ARRAYS} arrays"):
-        _native.drain(arrays[:-1], 0, 0.0)
-    with pytest.raises(ValueError, match="unequal length"):
-        _native.drain(arrays, -1, 0.0)
-    with pytest.raises(BufferError):
-        _native.drain((b"read-only", *arrays[1:]), 0, 0.0)  # type: ignore[arg-type]
-    assert _native.drain(arrays, 1, 0.0)[0] == 0
+    memory = line.receiver._memory
+    for wrong in (memory[:-1], memory + memory):
+        with pytest.raises(ValueError, match="other memory"):
+            _native.drain(wrong, 0, 0.0)
+    with pytest.raises(ValueError, match="other memory"):
+        _native.drain(memory, -1, 0.0)
+    assert _native.drain(memory, 0, 0.0)[0] == 0  # as yet it has no sockets
+
+
+@pytest.fixture(params=[writer.append, _native.append], ids=["python", "native"])
+def append(request: pytest.FixtureRequest) -> writer.Appender:
+    appender: writer.Appender = request.param
+    return appender
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[NDArray[np.int32]]:
+    """Descriptors of three files, of which the second cannot be written to."""
+    flags = (os.O_WRONLY | os.O_APPEND, os.O_RDONLY, os.O_WRONLY | os.O_APPEND)
+    found = [os.open(tmp_path / str(number), flag | os.O_CREAT) for number, flag in enumerate(flags)]
+    yield np.array(found, np.int32)
+    for each in found:
+        os.close(each)
+
+
+def test_pieces_are_appended_until_one_fails(append: writer.Appender, files: NDArray[np.int32], tmp_path: Path) -> None:
+    cuts = np.array([1, 4, 6, 9], np.int64)
+    assert append(files, b"_abcdeuvw_", cuts, 0, 3) == (1, 0, errno.EBADF)
+    assert append(files, memoryview(b"_abcdeuvw_"), cuts, 2, 3) == (3, 0, 0)
+    assert append(files, b"xyz", np.array([0, 3, 3, 3], np.int64), 0, 3) == (3, 0, 0)
+    assert [(tmp_path / each).read_bytes() for each in "012"] == [b"abcxyz", b"", b"uvw"]
+
+
+def test_how_much_of_a_piece_was_written_is_told(append: writer.Appender, files: NDArray[np.int32]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        told = append(files[[0, 2]], bytes(300), np.array([0, 90, 300], np.int64), 0, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told == (1, 100, errno.EFBIG)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "first", "last"),
+    [
+        ([0, 2, 1, 3], 0, 3),
+        ([-1, 0, 1, 2], 0, 3),
+        ([0, 1, 2, 4], 0, 3),
+        ([0, 1, 2], 0, 3),
+        ([0] * 5, 0, 4),
+        ([0], -1, 0),
+    ],
+)
+def test_pieces_that_do_not_lie_in_the_data_are_refused(
+    files: NDArray[np.int32], tmp_path: Path, cuts: list[int], first: int, last: int
+) -> None:
+    with pytest.raises(ValueError, match="not there"):
+        _native.append(files, b"abc", np.array(cuts, np.int64), first, last)
+    assert (tmp_path / "0").stat().st_size == 0
 
 
 def test_it_lives_by_the_same_numbers_as_the_rest() -> None:
@@ -272,9 +332,5 @@ def test_it_lives_by_the_same_numbers_as_the_rest() -> None:
         "CONTROL",
         "RTP_HEADER",
         "NS",
-        "BY_STREAM",
-        "BY_SOCKET",
-        "BY_VISIT",
-        "OUT",
     } | {"CONNECTED"}
     assert theirs.keys() == private

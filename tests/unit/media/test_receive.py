@@ -54,7 +54,7 @@ def test_datagrams_come_in_order_with_sender_and_kernel_time(tier: Tier, pair: P
         sender.send(bytes([index]) * index)
     between = clock.wall_ns()
     fill = read(receiver, pair.rtcp, pair.rtp)
-    assert fill == receive.Fill([0, 20], 20, False)
+    assert fill == receive.Fill([0, 20], 20, False, 20)
     assert datagrams(receiver, 20) == [bytes([index]) * index for index in range(20)]
     assert (receiver.arena.sources(20)[2] == sender.getsockname()[1]).all()
     assert np.all(np.diff(receiver.arena.time_ns[:20]) >= 0)
@@ -71,7 +71,7 @@ def test_a_full_arena_is_never_written_past_and_the_socket_is_gone_on_with(
     seen: list[bytes] = []
     for used in (8, 8, 4):
         fill = read(receiver, pair.rtp)
-        assert fill == receive.Fill([used], used, used == 8)
+        assert fill == receive.Fill([used], used, used == 8, used)
         seen += datagrams(receiver, used)
     assert seen == [bytes([index]) for index in range(20)]
 
@@ -119,7 +119,7 @@ def test_an_error_queued_on_the_socket_hides_no_datagram(tier: Tier) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.bind(address)
             peer.sendto(b"x", sock.getsockname())
-            assert read(receiver, sock) == receive.Fill([1], 1, False)
+            assert read(receiver, sock) == receive.Fill([1], 1, False, 1)
     assert receiver.failures == 0
 
 
@@ -129,7 +129,7 @@ def test_a_dead_socket_is_counted_and_passed_over(tier: Tier, pair: PortPair, se
     dead = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     dead.close()
     sender.send(b"x")
-    assert read(receiver, dead, pair.rtp) == receive.Fill([0, 1], 1, False)
+    assert read(receiver, dead, pair.rtp) == receive.Fill([0, 1], 1, False, 1)
     assert receiver.failures == 1
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from siprec import clock
-from siprec.media import reports
+from siprec.media import drain, reports
 from siprec.media.capture import CaptureResult, Fault, RtcpTerms, SessionCapture, SourcePolicy, StreamCapture
 from siprec.media.exchange import Exchange, Identity
 from siprec.media.local import LocalCapture
@@ -123,7 +123,8 @@ def mux(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
+    monkeypatch.setattr(drain, "ROUND_SECONDS", 0.02)  # how often RTCP is looked for
     faults: list[Fault] = []
     made: list[Rig] = []
     pool = PortPool(HOST, 44_000, 44_199)

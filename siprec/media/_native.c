@@ -51,7 +51,7 @@ struct memory { /* addresses in the order of `native.py`, which has checked how 
 
 struct round {
     struct memory at;
-    Py_ssize_t visited, used, read, laid, kept, failures, most; /* so far; `used` slots are left to Python */
+    Py_ssize_t visited, used, laid, kept, failures, most; /* so far; `used` slots are left to Python */
     Py_ssize_t unfinished, aimed_at, aimed, named; /* the headers below point to `aimed` slots, if `named` to names */
     double now;
     struct mmsghdr headers[AT_ONCE];
@@ -231,24 +231,23 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
     return 1;
 }
 
-static void drain_group(struct round *r, Py_ssize_t begin)
+static void drain_group(struct round *r, Py_ssize_t at)
 {
     r->at.ends[0] = 0;
-    for (; r->visited < r->at.visits && begin + r->visited < r->at.sockets && r->read < r->at.slot_count; r->visited++) {
-        Py_ssize_t limit = r->at.slot_count - r->read < PER_SOCKET ? r->at.slot_count - r->read : PER_SOCKET;
-        int64_t kind = r->at.kinds[begin + r->visited], stream = kind >> 1;
+    for (; r->visited < r->at.visits && at < r->at.sockets && r->used < r->at.slot_count && !r->unfinished; at++) {
+        Py_ssize_t left = r->at.slot_count - r->used, limit = left < PER_SOCKET ? left : PER_SOCKET;
+        int64_t kind = r->at.kinds[at], stream = kind >> 1;
         int rtp = kind >= 0 && !(kind & 1) && stream < r->at.streams;
         uint8_t *peer = r->at.peers + (rtp ? stream * NAME : 0), *only = r->at.only + (rtp ? stream : 0);
-        Py_ssize_t got = empty(r, r->at.descriptors[begin + r->visited], r->used, limit, rtp && *only == KNOWN ? peer : NULL);
+        Py_ssize_t got = empty(r, r->at.descriptors[at], r->used, limit, rtp && *only == KNOWN ? peer : NULL);
         int done = got == 0 || (rtp && finish(r, stream, r->used, got));
         if (rtp && *only == CONNECTED && done && got > 0 && got < limit) /* what came before connect(2) is out */
             memcpy(peer, r->at.names + r->used * NAME, NAME), *only = KNOWN;
-        r->read += got;
         r->used += done ? 0 : got;
-        r->at.counts[r->visited] = done ? 0 : got;
-        r->at.ends[r->visited + 1] = r->laid;
         r->most = got > r->most ? got : r->most;
-        r->unfinished = r->read == r->at.slot_count && got < PER_SOCKET;
+        r->unfinished = got == limit && got < PER_SOCKET;
+        r->at.counts[r->visited++] = done ? 0 : got;
+        r->at.ends[r->visited] = r->laid;
     }
 }
 

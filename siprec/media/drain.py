@@ -47,7 +47,7 @@ CROWDED = 32
 brings, and less than fits a default buffer where a driver charges whole pages for each."""
 
 MAX_SHARES = 256
-"""Groups of sockets whose files are remembered; each has 512 sockets but for those of a flood."""
+"""Groups of sockets whose files are remembered; each has 384 sockets but for those of a flood."""
 
 CLOCK_STEP_NS = 50_000_000
 """A change of wall minus monotonic clock worth noting: rendering undoes steps above this."""
@@ -112,6 +112,7 @@ class _Plan:
                     objects.append(stream.pair.rtcp)
                     kinds.append(2 * stream.index + 1)
         self.sockets = receive.Sockets(objects, kinds)
+        self._descriptors, self._segments = about(self.files)
         self._starts = np.array([*starts, len(kinds)], np.int64)
         self._shares: dict[tuple[int, int], _Share] = {}
 
@@ -122,8 +123,7 @@ class _Plan:
             first = int(np.searchsorted(self._starts, begin, "right")) - 1
             last = int(np.searchsorted(self._starts, begin + count, "left"))
             edges = np.clip(self._starts[first : last + 1] - begin, 0, count)
-            files = self.files[first:last]
-            found = _Share(files, *about(files), edges)
+            found = _Share(self.files[first:last], self._descriptors[first:last], self._segments, edges)
             if len(self._shares) < MAX_SHARES:
                 self._shares[begin, count] = found
         return found

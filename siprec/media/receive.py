@@ -24,8 +24,9 @@ from siprec import clock
 from siprec.media.arena import HEADROOM, NAME, SLOT, STRIDE, Arena
 from siprec.media.ports import SO_TIMESTAMPNS
 
-GROUP_SOCKETS = 512
-"""Sockets emptied before their datagrams are worked on, so that these are still in the processor's cache."""
+GROUP_SOCKETS = 384
+"""Sockets emptied before their datagrams are worked on, so that these are still in the processor's cache, and so that
+what comes in a tick fits the arena: then they are the same sockets each time."""
 
 PER_SOCKET = 2048
 """Datagrams taken from one socket in one visit of a tick: 8 times what a default buffer holds. A flood on one

@@ -7,7 +7,6 @@
  * `rtp_good` of sift.py, `note` of reception.py and `lay` of records.py. All memory is Python's, which knows how long
  * each array is; the slots of a finished socket serve the next, so that they stay in the processor's cache. */
 #define Py_LIMITED_API 0x030b0000
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
 #include <stddef.h>
@@ -17,7 +16,7 @@
 #include <unistd.h>
 
 enum { HEADROOM = 64, SLOT = 2048, STRIDE = HEADROOM + SLOT, NAME = 32, PAYLOAD_TYPES = 128 };
-enum { PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100 };
+enum { PER_SOCKET = 2048, RETRIES = 8, MAX_DROPOUT = 3000, MAX_MISORDER = 100, BLOCK = 32 };
 enum { RECORD_HEADER = 16, IPV4_HEADERS = 28, IPV6_HEADERS = 48, START = HEADROOM - RECORD_HEADER - IPV4_HEADERS };
 enum { AT_ONCE = 64, CONTROL = 64, RTP_HEADER = 12, NS = 1000000000, CONNECTED = 1, KNOWN }; /* the last two: `only` */
 
@@ -96,7 +95,7 @@ static void settle(struct round *r, int i, Py_ssize_t slot, const uint8_t *peer)
         memcpy(r->at.names + slot * NAME, peer, NAME);
 }
 
-/* All that waits in a socket, to `limit` free slots from `slot`; from `peer`, or if that is NULL from whom it may be. */
+/* All that waits in a socket, to `limit` free slots from `slot`; from `peer`, or if that is NULL from anyone. */
 static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t limit, const uint8_t *peer)
 {
     Py_ssize_t total = 0;
@@ -112,9 +111,8 @@ static Py_ssize_t empty(struct round *r, int fd, Py_ssize_t slot, Py_ssize_t lim
                 return total;
             continue;
         }
-        for (int i = 0; i < got; i++)
-            settle(r, i, slot + total + i, peer);
-        total += got;
+        for (int i = 0; i < got; i++, total++)
+            settle(r, i, slot + total, peer);
         limit = got < asked ? total : limit;
     }
     return total;
@@ -205,7 +203,8 @@ static uint8_t *lay(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot,
         memcpy(ip + 12, name + 4, 4);
         put16(ip + 10, inverted(total + size + read16(name + 4) + read16(name + 6)));
     }
-    memcpy(udp + 8, datagram, (size_t)length);
+    for (int64_t i = 0; i < length; i += BLOCK) /* there is room for a whole one; a copy of any length starts slowly */
+        memcpy(udp + 8 + i, datagram + i, BLOCK);
     return udp + 8 + length;
 }
 
@@ -215,14 +214,13 @@ static int finish(struct round *r, Py_ssize_t stream, Py_ssize_t slot, Py_ssize_
     const struct memory *at = &r->at;
     struct reception row = at->reception[stream];
     int64_t octets = tally(at, stream, slot, count, &row), last = slot + count - 1;
-    if (octets == 0 || octets + count * (RECORD_HEADER + IPV6_HEADERS) > r->at.room - r->laid)
+    if (octets == 0 || octets + count * (RECORD_HEADER + IPV6_HEADERS) + BLOCK > r->at.room - r->laid)
         return 0;
     at->reception[stream] = row;
     at->last_ns[stream] = at->time_ns[last], at->last_at[stream] = r->now;
     if (!at->writing[stream])
         return at->paused[stream] += count, 1;
-    if (at->first_ns[stream] == 0)
-        at->first_ns[stream] = at->time_ns[slot];
+    at->first_ns[stream] = at->first_ns[stream] ? at->first_ns[stream] : at->time_ns[slot];
     at->accepted[stream] += count, at->octets[stream] += octets;
     uint8_t *out = at->out + r->laid;
     for (Py_ssize_t each = slot; each <= last; each++)
@@ -236,15 +234,14 @@ static void drain_group(struct round *r, Py_ssize_t at)
     r->at.ends[0] = 0;
     for (; r->visited < r->at.visits && at < r->at.sockets && r->used < r->at.slot_count && !r->unfinished; at++) {
         Py_ssize_t left = r->at.slot_count - r->used, limit = left < PER_SOCKET ? left : PER_SOCKET;
-        int64_t kind = r->at.kinds[at], stream = kind >> 1;
-        int rtp = kind >= 0 && !(kind & 1) && stream < r->at.streams;
-        uint8_t *peer = r->at.peers + (rtp ? stream * NAME : 0), *only = r->at.only + (rtp ? stream : 0);
+        int64_t kind = r->at.kinds[at], rtp = kind >= 0 && !(kind & 1) && kind >> 1 < r->at.streams;
+        int64_t stream = rtp ? kind >> 1 : 0;
+        uint8_t *peer = r->at.peers + stream * NAME, *only = r->at.only + stream;
         Py_ssize_t got = empty(r, r->at.descriptors[at], r->used, limit, rtp && *only == KNOWN ? peer : NULL);
         int done = got == 0 || (rtp && finish(r, stream, r->used, got));
         if (rtp && *only == CONNECTED && done && got > 0 && got < limit) /* what came before connect(2) is out */
             memcpy(peer, r->at.names + r->used * NAME, NAME), *only = KNOWN;
-        r->used += done ? 0 : got;
-        r->most = got > r->most ? got : r->most;
+        r->used += done ? 0 : got, r->most = got > r->most ? got : r->most;
         r->unfinished = got == limit && got < PER_SOCKET;
         r->at.counts[r->visited++] = done ? 0 : got;
         r->at.ends[r->visited] = r->laid;
@@ -273,26 +270,27 @@ static PyObject *drain(PyObject *Py_UNUSED(self), PyObject *arguments)
 /* Append pieces `place` to before `last` of `data`, cut at `cuts`, each to its file, until one fails. */
 static PyObject *append(PyObject *Py_UNUSED(self), PyObject *arguments)
 {
-    Py_buffer descriptors, data, cuts;
-    Py_ssize_t place, last, done = 0;
-    int code = 0;
-    if (!PyArg_ParseTuple(arguments, "y*y*y*nn", &descriptors, &data, &cuts, &place, &last))
+    Py_buffer files, data, cuts;
+    Py_ssize_t place, last, done = 0, code = 0;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*nn", &files, &data, &cuts, &place, &last))
         return NULL;
+    int fit = place >= 0 && last <= files.len / 4 && last < cuts.len / 8;
     const int64_t *cut = cuts.buf;
-    int fit = place >= 0 && last <= descriptors.len / 4 && last < cuts.len / 8;
     for (Py_ssize_t i = place; fit && i < last; i++)
         fit = 0 <= cut[i] && cut[i] <= cut[i + 1] && cut[i + 1] <= data.len;
     Py_BEGIN_ALLOW_THREADS
-    for (; fit && code == 0 && place < last; place += code == 0)
+    for (; fit && code == 0 && place < last; place += code == 0) {
+        const char *from = (const char *)data.buf + cut[place];
         for (done = 0; code == 0 && done < cut[place + 1] - cut[place];) {
-            ssize_t wrote = write(((int32_t *)descriptors.buf)[place], (char *)data.buf + cut[place] + done,
-                                  (size_t)(cut[place + 1] - cut[place] - done));
-            done += wrote > 0 ? wrote : 0;
-            code = wrote < 0 && errno != EINTR ? errno : 0;
+            ssize_t wrote = write(((int32_t *)files.buf)[place], from + done, cut[place + 1] - cut[place] - done);
+            done += wrote > 0 ? wrote : 0, code = wrote < 0 && errno != EINTR ? errno : 0;
         }
+    }
     Py_END_ALLOW_THREADS
-    PyBuffer_Release(&descriptors), PyBuffer_Release(&data), PyBuffer_Release(&cuts);
-    return fit ? Py_BuildValue("(nni)", place, code ? done : 0, code) : PyErr_Format(PyExc_ValueError, "pieces that are not there");
+    PyBuffer_Release(&files), PyBuffer_Release(&data), PyBuffer_Release(&cuts);
+    if (!fit)
+        return PyErr_Format(PyExc_ValueError, "pieces that are not there");
+    return Py_BuildValue("(nnn)", place, code ? done : 0, code);
 }
 
 static PyMethodDef methods[] = {

@@ -329,6 +329,7 @@ def test_it_lives_by_the_same_numbers_as_the_rest() -> None:
     private = {
         "PAYLOAD_TYPES",
         "AT_ONCE",
+        "BLOCK",
         "CONTROL",
         "RTP_HEADER",
         "NS",

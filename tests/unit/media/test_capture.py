@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from siprec.media import capture, receive, streams
+from siprec import clock
+from siprec.media import capture, drain, receive, streams
 from siprec.media.capture import Capture, Fault, SessionCapture, SourcePolicy, StreamCapture
 from siprec.media.local import LocalCapture
 from siprec.media.pcap import PcapReader
@@ -456,6 +457,39 @@ def test_what_the_kernel_dropped_is_counted_and_is_an_outage(tmp_path: Path) -> 
     assert sum(outage.packets for outage in result.outages) == counters.kernel_drops
     assert {(outage.cause, outage.channel) for outage in result.outages} == {("kernel_drop", 0)}
     assert all(outage.start_ns <= outage.end_ns for outage in result.outages)
+
+
+@pytest.mark.parametrize("tier", available())
+@pytest.mark.parametrize("settled", [True, False])
+def test_drops_are_looked_for_at_once_where_much_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: Choice, settled: bool
+) -> None:
+    monkeypatch.setattr(drain, "QUIET_SECONDS", 1000.0)
+    rig = build(tmp_path, tier)
+    session, stream, line = one_stream(rig)
+    line.send()
+    wait_until(lambda: stream.counters().accepted == 1)
+    rig.pairs[0].rtp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * drain.CROWDED * 832)
+    before = clock.wall_ns()
+    line.send(2000, payload_type=0 if settled else 99)
+    wait_until(lambda: stream.counters().kernel_drops > 0)
+    (outage, *_) = session.outages()
+    assert outage.start_ns > before - 1_000_000_000
+    rig.stop()
+
+
+def test_drops_that_nothing_tells_of_are_found_when_their_turn_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "ROUND_SECONDS", 0.02)
+    monkeypatch.setattr(drain, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(drain, "CROWDED", 1 << 20)
+    rig = build(tmp_path)
+    _, stream, line = one_stream(rig)
+    rig.pairs[0].rtp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.send(3000)
+    wait_until(lambda: stream.counters().kernel_drops > 0)
+    rig.stop()
 
 
 @pytest.fixture

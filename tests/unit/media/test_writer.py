@@ -117,6 +117,23 @@ def test_a_short_write_is_cut_back_and_made_good_later(harness: Harness, limit: 
     assert file.outages.all() == ()
 
 
+def test_pieces_behind_one_that_fails_are_written(harness: Harness, limit: FileSize, tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        files.append(writer.CaptureFile(tmp_path / name))
+    harness.write(files[1], 10)
+    limit.set(pcap.FILE_HEADER + 10 * len(RECORD))
+    for count in (1, 2):
+        harness.writer.write(writer.pieces_of([(file, RECORD * count) for file in files]), now=0.0)
+    harness.wait_for("disk", active=True)
+    limit.lift()
+    for file in files:
+        harness.close(file)
+    assert [file.octets // len(RECORD) for file in files] == [3, 13, 3]
+    assert [file.paths[0].stat().st_size for file in files] == [file.octets + pcap.FILE_HEADER for file in files]
+
+
 def test_other_files_go_on_while_one_is_in_trouble(harness: Harness, limit: FileSize, tmp_path: Path) -> None:
     (tmp_path / "long").mkdir()
     (tmp_path / "short").mkdir()
@@ -178,6 +195,22 @@ def test_a_segment_that_cannot_begin_does_not_stop_the_old_one(harness: Harness,
     harness.close(file)
     assert file.paths[0].read_bytes() == pcap.write_header() + RECORD
     assert (tmp_path / "capture-0002.pcap").read_bytes() == b"in the way"
+
+
+def test_a_device_that_cannot_be_synced_is_an_outage_of_every_file_on_it(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SYNC_SECONDS", 0.02)
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(writer.CaptureFile(tmp_path / name))
+    monkeypatch.setattr(harness.writer.syncer, "_syncfs", lambda _: -1)
+    harness.writer.write(writer.pieces_of([(file, RECORD) for file in files]), now=0.0)
+    harness.wait_for("disk", active=True)
+    for file in files:
+        harness.close(file)
+    assert [[each.cause for each in file.outages.all()] for file in files] == [["disk"], ["disk"]]
 
 
 def test_a_defect_in_one_job_is_reported_and_the_thread_lives(harness: Harness, tmp_path: Path) -> None:

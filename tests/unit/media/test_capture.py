@@ -492,6 +492,13 @@ def test_drops_that_nothing_tells_of_are_found_when_their_turn_comes(
     rig.stop()
 
 
+def test_no_more_groups_of_sockets_are_remembered_than_the_limit() -> None:
+    plan = drain._Plan([])
+    for count in range(drain.MAX_SHARES + 1):
+        assert plan.share(0, count).files == []
+        assert len(plan._shares) == min(count + 1, drain.MAX_SHARES)
+
+
 @pytest.fixture
 def full_disk() -> Iterator[Callable[[int | None], None]]:
     """Limits every file to so many bytes; None lifts the limit."""

@@ -8,8 +8,9 @@ outlive us, and both receivers read their queue before they take note of our end
 way to an answer.
 
 Names are short, since those of all sockets come back in one environment string, which Linux limits to 128 KiB:
-`10000` an RTP or RTCP socket by its port (`s10000` over IPv6), `u0` and `t0` the first UDP and TCP listener, `l0` the
-lock of STATE_DIR.
+`10000` the RTP and RTCP sockets of a pair by its lower port (`s10000` over IPv6), `u0` and `t0` the first UDP and TCP
+listener, `l0` the lock of STATE_DIR. A name may stand for several sockets, put with one message; in which order they
+come back nobody promises.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
@@ -38,32 +40,40 @@ MESSAGE_BYTES = 4096
 """The longest datagram either side reads: a status line is a few dozen bytes."""
 
 
+_SEND_TIME = struct.pack("ll", 0, int(SEND_SECONDS * 1e6))  # struct timeval
+
 _EXTRA_BYTES = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 4)  # who sent it, and up to four descriptors
 
 
 class FdStore:
     """This process's side. Without an `address` (NOTIFY_SOCKET) it is a null object that keeps nothing.
 
-    `taken`: descriptors that an earlier life put and nobody has claimed yet, by name. `watchdog_seconds`: how long the
-    other side lets us be silent after the first `watchdog`; None when it does not watch.
+    `taken`: descriptors that an earlier life put and nobody has claimed yet, by name. `several`: the other side keeps
+    more than one under a name; a keeper of an earlier version, which lives on when its worker is replaced, does not.
+    `watchdog_seconds`: how long the other side lets us be silent after the first `watchdog`; None when it does not
+    watch.
     """
 
     def __init__(
         self,
         address: str | None = None,
-        taken: Mapping[str, int] | None = None,
+        taken: Mapping[str, list[int]] | None = None,
         *,
+        several: bool = True,
         watchdog_seconds: float | None = None,
     ) -> None:
         self.taken = dict(taken or {})
+        self.several = several
         self.watchdog_seconds = watchdog_seconds
-        self._names = dict.fromkeys(self.taken)
-        self._names_bytes = sum(len(name) + 1 for name in self._names)
+        self._names = {name: len(fds) for name, fds in self.taken.items()}
+        self._names_bytes = sum((len(name) + 1) * count for name, count in self._names.items())
         self._address = address.replace("@", "\0", 1) if address and address.startswith("@") else address
         self._socket: socket.socket | None = None
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.settimeout(SEND_SECONDS)
+            # The kernel's own time limit: Python's takes two more system calls for each message.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIME)
+        self._flags = socket.MSG_NOSIGNAL
 
     @property
     def present(self) -> bool:
@@ -72,41 +82,45 @@ class FdStore:
 
     # ------------------------------------------------------------------ sockets
 
-    def put(self, name: str, fd: int) -> bool:
-        """Have `fd` kept over our death. False when there is no room or nobody to keep it."""
-        if name not in self._names and self._names_bytes + len(name) + 1 > NAMES_BYTES:
+    def put(self, name: str, *fds: int) -> bool:
+        """Have `fds` kept over our death. False when there is no room or nobody to keep them."""
+        octets = (len(name) + 1) * len(fds)
+        if name not in self._names and self._names_bytes + octets > NAMES_BYTES:
             return False
         # FDPOLL=0: an ICMP error pending on a UDP socket would make systemd drop it.
-        if not self.say(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [fd]):
+        if not self.say(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds):
             return False
         if name not in self._names:
-            self._names[name] = None
-            self._names_bytes += len(name) + 1
+            self._names[name] = len(fds)
+            self._names_bytes += octets
         return True
 
     def remove(self, name: str) -> bool:
-        """Have `name` kept no longer; the socket itself stays ours to close."""
-        if name not in self._names:
+        """Have `name` kept no longer; its sockets stay ours to close."""
+        count = self._names.pop(name, 0)
+        if not count:
             return False
-        del self._names[name]
-        self._names_bytes -= len(name) + 1
+        self._names_bytes -= (len(name) + 1) * count
         return self.say(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def take(self, name: str) -> socket.socket | None:
         """The socket that an earlier life kept under `name`, once; it goes on being kept."""
-        fd = self.taken.pop(name, None)
-        if fd is None:
-            return None
-        sock = socket.socket(fileno=fd)
-        sock.setblocking(False)
-        return sock
+        return next(iter(self.take_all(name)), None)
+
+    def take_all(self, name: str) -> list[socket.socket]:
+        """As `take`, where a name stands for several."""
+        sockets = [socket.socket(fileno=fd) for fd in self.taken.pop(name, ())]
+        for sock in sockets:
+            sock.setblocking(False)
+        return sockets
 
     def discard_unclaimed(self) -> list[str]:
         """Close and keep no longer what nobody has taken; returns the names."""
         names = list(self.taken)
         for name in names:
             self.remove(name)
-            os.close(self.taken.pop(name))
+            for fd in self.taken.pop(name):
+                os.close(fd)
         return names
 
     def barrier(self, timeout: float) -> bool:
@@ -143,13 +157,13 @@ class FdStore:
             return False
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self._socket.sendmsg([text.encode()], rights, socket.MSG_NOSIGNAL, self._address)
-        except TimeoutError:
-            self._socket.settimeout(0.0)
+            self._socket.sendmsg([text.encode()], rights, self._flags, self._address)
+        except BlockingIOError:
+            self._flags |= socket.MSG_DONTWAIT
             return False
-        except OSError:  # its socket is gone, or (BlockingIOError) it is still stuck
+        except OSError:  # its socket is gone
             return False
-        self._socket.settimeout(SEND_SECONDS)
+        self._flags &= ~socket.MSG_DONTWAIT
         return True
 
     def close(self) -> None:
@@ -203,20 +217,24 @@ def from_environment(environ: MutableMapping[str, str] | None = None) -> FdStore
     own = str(os.getpid())
     listening = {each: environ.pop(f"LISTEN_{each}", "") for each in ("PID", "FDS", "FDNAMES")}
     names = listening["FDNAMES"].split(":") if listening["PID"] == own and listening["FDNAMES"] else []
-    taken: dict[str, int] = {}
+    taken: dict[str, list[int]] = {}
     for fd, name in enumerate(names[: _number(listening["FDS"])], FIRST_DESCRIPTOR):
-        if name in taken:
-            os.close(fd)
-        else:
-            taken[name] = fd
-            os.set_inheritable(fd, False)
+        taken.setdefault(name, []).append(fd)
+        os.set_inheritable(fd, False)
     watched = environ.pop("WATCHDOG_PID", own) == own
     microseconds = _number(environ.pop("WATCHDOG_USEC", ""))
-    return FdStore(address, taken, watchdog_seconds=microseconds / 1e6 if watched and microseconds else None)
+    return FdStore(
+        address,
+        taken,
+        several=_number(environ.pop("FDSTORE", "")) > 0,
+        watchdog_seconds=microseconds / 1e6 if watched and microseconds else None,
+    )
 
 
 def provided(environ: Mapping[str, str]) -> bool:
-    """Whether whoever started us keeps descriptors (systemd with FileDescriptorStoreMax tells so by FDSTORE)."""
+    """Whether whoever started us keeps descriptors (systemd with FileDescriptorStoreMax tells so by FDSTORE, as the
+    keeper does).
+    """
     return bool(environ.get("NOTIFY_SOCKET")) and _number(environ.get("FDSTORE", "")) > 0
 
 

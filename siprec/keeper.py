@@ -61,7 +61,7 @@ class Keeper:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
-        self._held: dict[str, int] = {}
+        self._held: dict[str, list[int]] = {}
         self._names_bytes = 0
         self._worker = 0  # process ids, 0 for none
         self._checker = 0
@@ -112,13 +112,12 @@ class Keeper:
 
     def _read_messages(self) -> None:
         for sender, said, fds in self._inbox.messages():
-            kept = self._heard(said, fds) if sender == self._worker else None
-            for fd in fds:  # closing ours is also what a barrier waits for
-                if fd != kept:
+            if sender != self._worker or not self._heard(said, fds):
+                for fd in fds:  # closing ours is also what a barrier waits for
                     os.close(fd)
 
-    def _heard(self, said: dict[str, str], fds: list[int]) -> int | None:
-        """Act on what the worker says; returns the descriptor that is kept."""
+    def _heard(self, said: dict[str, str], fds: list[int]) -> bool:
+        """Act on what the worker says; whether its descriptors are kept."""
         if said.get("READY") == "1":
             self._ready = self._was_ready = True
         if said.get("WATCHDOG") == "1" and (self._kill_at is None or self._watching):
@@ -132,8 +131,8 @@ class Keeper:
         if said.get("FDSTOREREMOVE") == "1":
             self._forget(name)
         elif said.get("FDSTORE") == "1" and fds and name.isalnum():
-            return self._hold(name, fds[0])
-        return None
+            return self._hold(name, fds)
+        return False
 
     def _read_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -188,7 +187,7 @@ class Keeper:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             else:
                 environ |= self._environment()
-                arrange(list(self._held.values()))
+                arrange([fd for fds in self._held.values() for fd in fds])
             os.execve(command[0], command, environ)  # noqa: S606  no shell is wanted
         except OSError as error:
             say("cannot start", command=command[0], error=str(error))
@@ -200,12 +199,14 @@ class Keeper:
             "NOTIFY_SOCKET": self._inbox.address,
             "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6)),
             "WATCHDOG_PID": str(os.getpid()),
+            "FDSTORE": str(fdstore.NAMES_BYTES),  # more than there can be names
         }
-        if self._held:
+        names = [name for name, fds in self._held.items() for _ in fds]
+        if names:
             environ |= {
                 "LISTEN_PID": str(os.getpid()),
-                "LISTEN_FDS": str(len(self._held)),
-                "LISTEN_FDNAMES": ":".join(self._held),
+                "LISTEN_FDS": str(len(names)),
+                "LISTEN_FDNAMES": ":".join(names),
             }
         return environ
 
@@ -224,7 +225,13 @@ class Keeper:
             self._start_at = time.monotonic() + delay
             if code != fdstore.EXIT_REPLACE:
                 cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                say("worker died", pid=pid, cause=cause, sockets_held=len(self._held), restart_in_s=delay)
+                say(
+                    "worker died",
+                    pid=pid,
+                    cause=cause,
+                    sockets_held=sum(map(len, self._held.values())),
+                    restart_in_s=delay,
+                )
 
     def _checked(self, code: int) -> None:
         self._checker = 0
@@ -243,17 +250,17 @@ class Keeper:
 
     # ------------------------------------------------------------------ sockets
 
-    def _hold(self, name: str, fd: int) -> int | None:
+    def _hold(self, name: str, fds: list[int]) -> bool:
         self._forget(name)
-        if self._names_bytes + len(name) + 1 > fdstore.NAMES_BYTES:
-            return None
-        self._held[name] = fd
-        self._names_bytes += len(name) + 1
-        return fd
+        octets = (len(name) + 1) * len(fds)
+        if self._names_bytes + octets > fdstore.NAMES_BYTES:
+            return False
+        self._held[name] = fds
+        self._names_bytes += octets
+        return True
 
     def _forget(self, name: str) -> None:
-        fd = self._held.pop(name, None)
-        if fd is not None:
+        for fd in self._held.pop(name, ()):
             self._names_bytes -= len(name) + 1
             os.close(fd)
 

@@ -124,7 +124,7 @@ async def _beat(store: FdStore) -> None:
 def locked(directory: Path, store: FdStore) -> Iterator[None]:
     """Hold `directory` for this process and its successors. Raises ConfigurationError when another server does."""
     path = directory / "lock"
-    inherited = store.taken.pop(LOCK, None)
+    inherited = next(iter(store.taken.pop(LOCK, ())), None)
     if inherited is not None and not _same_file(inherited, path):  # STATE_DIR has changed
         store.remove(LOCK)
         os.close(inherited)

@@ -185,9 +185,8 @@ class PortPool:
 
 def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     """A non-blocking UDP socket; stamping is set before bind, so that no packet comes unstamped."""
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         if family == socket.AF_INET6:

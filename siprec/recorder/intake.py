@@ -50,7 +50,7 @@ class Ports:
 
     def acquire(self, address: str | None, now: float) -> PortPair:
         """A pair of the family of `address`. Raises SdpError 488 for a family we do not serve, PortsExhausted."""
-        version = ipaddress.ip_address(address).version if address else min(self._pools)
+        version = _version(address) if address else min(self._pools)
         pool = self._pools.get(version)
         if pool is None:
             raise SdpError(f"no media address for IPv{version} (RTP_BIND_IP)")
@@ -61,13 +61,14 @@ class Ports:
 
         Raises ListenError when the port is taken or out of range now.
         """
-        pool = self._pools.get(ipaddress.ip_address(address).version)
+        pool = self._pools.get(_version(address))
         if pool is None:
             raise ListenError(f"no media address for {address} any more (RTP_BIND_IP)")
         names = _names(address, port)
-        sockets = [sock for sock in map(self._store.take, names) if sock is not None]
-        if len(sockets) == len(names):
-            return pool.adopt(*sockets), True
+        sockets = [sock for name in names for sock in self._store.take_all(name)]
+        by_port = {sock.getsockname()[1]: sock for sock in sockets}
+        if len(sockets) == 2 and by_port.keys() == {port, port + 1}:
+            return pool.adopt(by_port[port], by_port[port + 1]), True
         for sock in sockets:
             sock.close()
         for name in names:
@@ -80,11 +81,16 @@ class Ports:
         """Close a pair; nobody keeps it any longer. Its port rests, so that the keeper may lag behind."""
         for name in _names(pair.address, pair.port):
             self._store.remove(name)
-        self._pools[ipaddress.ip_address(pair.address).version].release(pair, now)
+        self._pools[_version(pair.address)].release(pair, now)
 
     def _kept(self, pair: PortPair) -> PortPair:
-        sockets = zip(_names(pair.address, pair.port), (pair.rtp, pair.rtcp), strict=True)
-        if not all(self._store.put(name, sock.fileno()) for name, sock in sockets) and self._store.present:
+        both, odd = _names(pair.address, pair.port)
+        rtp, rtcp = pair.rtp.fileno(), pair.rtcp.fileno()
+        if self._store.several:
+            kept = self._store.put(both, rtp, rtcp)
+        else:
+            kept = self._store.put(both, rtp) and self._store.put(odd, rtcp)
+        if not kept and self._store.present:
             self.unkept += 1
         return pair
 
@@ -226,9 +232,16 @@ class Intake:
 
 
 def _names(address: str, port: int) -> tuple[str, str]:
-    """What the sockets of a pair are called in the store: by their ports, which IPv4 and IPv6 may share."""
+    """What a pair is called in the store: by its port, which IPv4 and IPv6 may share. The second name is that of the
+    RTCP socket where a name stands for one socket only.
+    """
     family = "s" if ":" in address else ""
     return f"{family}{port}", f"{family}{port + 1}"
+
+
+def _version(address: str) -> int:
+    """4 or 6, of an IP literal."""
+    return 6 if ":" in address else 4
 
 
 def local_address_towards(remote: str) -> str:

@@ -48,6 +48,16 @@ def test_a_socket_arrives_with_its_name_and_sender(inbox: Inbox, store: FdStore)
     assert said == {"FDSTORE": "1", "FDNAME": "u0", "FDPOLL": "0"}
 
 
+def test_several_sockets_have_one_name_and_one_message(inbox: Inbox, store: FdStore) -> None:
+    fds = [descriptor(), descriptor()]
+    assert store.put("10000", *fds)
+    ((_, said, came),) = inbox.messages()
+    assert said["FDNAME"] == "10000"
+    assert len(came) == 2
+    for fd in fds + came:
+        os.close(fd)
+
+
 def test_what_is_said_has_the_words_of_sd_notify(inbox: Inbox, store: FdStore) -> None:
     assert all([store.ready(), store.status("3 calls"), store.watchdog(), store.stopping()])
     said = [words for _, words, _ in inbox.messages()]
@@ -111,15 +121,17 @@ def test_who_does_not_read_is_waited_for_once(inbox: Inbox, store: FdStore) -> N
 
 
 def test_names_end_where_one_environment_string_ends(inbox: Inbox, store: FdStore) -> None:
-    full = FdStore(inbox.address, {f"{each:05}": -1 for each in range(NAMES_BYTES // 6)})
+    full = FdStore(inbox.address, {f"{each:05}": [-1] for each in range(NAMES_BYTES // 6)})
     room = NAMES_BYTES % 6
     fd = descriptor()
     assert not full.put("u" * room, fd)
     assert full.put("u" * (room - 1), fd)
     assert not full.put("t0", fd)
     full.remove("00007")
-    assert full.put("t0", fd)
-    assert close_all(inbox) == 2
+    assert not full.put("t0", fd, fd, fd)
+    assert full.put("t0", fd, fd)
+    assert not full.put("t1", fd)
+    assert close_all(inbox) == 3
     os.close(fd)
     full.close()
 
@@ -128,9 +140,11 @@ def test_the_environment_names_what_was_kept() -> None:
     # Descriptors of this very process: 3 and 4 are somebody else's, so only names and numbers are looked at.
     own = str(os.getpid())
     environ = {"LISTEN_PID": own, "LISTEN_FDS": "0", "LISTEN_FDNAMES": "u0", "WATCHDOG_USEC": "5000000", "HOME": "/"}
+    environ["FDSTORE"] = "21000"
     store = from_environment(environ)
     assert store.taken == {}
     assert store.watchdog_seconds == 5.0
+    assert store.several
     assert not store.present
     assert environ == {"HOME": "/"}
 
@@ -149,13 +163,14 @@ def test_what_was_meant_for_another_process_is_left_alone(environ: dict[str, str
     store = from_environment(environ)
     assert store.taken == {}
     assert store.watchdog_seconds is None
+    assert not store.several
 
 
 def test_unclaimed_sockets_are_closed_and_removed(inbox: Inbox) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kept:
         kept.bind(("127.0.0.1", 0))
         address = kept.getsockname()
-        store = FdStore(inbox.address, {"10000": kept.detach(), "10001": descriptor()})
+        store = FdStore(inbox.address, {"10000": [kept.detach()], "10001": [descriptor(), descriptor()]})
     taken = store.take("10000")
     assert taken is not None
     assert (taken.getsockname(), taken.getblocking()) == (address, False)

@@ -187,6 +187,25 @@ signal.pause()
     assert int(highest) < 3 + 26 + 5  # nothing but them, and no hole
 
 
+def test_a_name_may_stand_for_several_sockets(kept: Start) -> None:
+    server = kept(
+        """
+if not store.taken:
+    assert store.several
+    for name in ("1000", "1002"):
+        store.put(name, *(os.open(os.devnull, os.O_RDONLY) for _ in range(2)))
+    store.remove("1002")
+    os.kill(os.getpid(), signal.SIGKILL)
+store.ready()
+say("ready", *(len(fds) for fds in store.taken.values()))
+signal.pause()
+"""
+    )
+    server.next("started")
+    assert server.next("started")[1:] == ["1000"]
+    assert server.next("ready") == ["2"]
+
+
 def test_a_worker_that_cannot_start_passes_its_code_on(kept: Start) -> None:
     for code in (78, 1):
         server = kept(f"sys.exit({code})")

@@ -24,19 +24,24 @@ def inbox() -> Iterator[Inbox]:
     opened.close()
 
 
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class Kept:
     """What somebody who hears `inbox` keeps."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        self.fds: dict[str, int] = {}
+        self.fds: dict[str, list[int]] = {}
 
-    def hear(self) -> dict[str, int]:
+    def hear(self) -> dict[str, list[int]]:
         for _, said, fds in self._inbox.messages():
             if said.get("FDSTORE"):
-                (self.fds[said["FDNAME"]],) = fds
+                self.fds[said["FDNAME"]] = fds
             elif said.get("FDSTOREREMOVE"):
-                os.close(self.fds.pop(said["FDNAME"]))
+                close_all(self.fds.pop(said["FDNAME"], []))
         return self.fds
 
 
@@ -44,8 +49,8 @@ class Kept:
 def kept(inbox: Inbox) -> Iterator[Kept]:
     keeping = Kept(inbox)
     yield keeping
-    for fd in keeping.hear().values():
-        os.close(fd)
+    for fds in keeping.hear().values():
+        close_all(fds)
 
 
 def ports(store: FdStore, host: str = "127.0.0.1") -> Ports:
@@ -61,15 +66,18 @@ def end(pair: PortPair, opened: Ports, store: FdStore) -> None:
 
 
 @pytest.mark.parametrize(("host", "prefix"), [("127.0.0.1", ""), ("::1", "s")])
-def test_a_pair_outlives_its_process(inbox: Inbox, kept: Kept, host: str, prefix: str) -> None:
-    store = FdStore(inbox.address)
+@pytest.mark.parametrize("several", [True, False])
+def test_a_pair_outlives_its_process(inbox: Inbox, kept: Kept, host: str, prefix: str, several: bool) -> None:
+    """Also where the keeper is of a version that keeps one socket under a name, and while it is replaced."""
+    store = FdStore(inbox.address, several=several)
     first = ports(store, host)
     pair = first.acquire(host, 0.0)
-    assert set(kept.hear()) == {f"{prefix}{pair.port}", f"{prefix}{pair.port + 1}"}
+    names = {f"{prefix}{pair.port}"} | (set() if several else {f"{prefix}{pair.port + 1}"})
+    assert set(kept.hear()) == names
     end(pair, first, store)
     with socket.socket(socket.AF_INET6 if prefix else socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"meanwhile", (host, pair.port))
-    later = FdStore(inbox.address, {name: os.dup(fd) for name, fd in kept.fds.items()})
+    later = FdStore(inbox.address, {name: [os.dup(fd) for fd in reversed(fds)] for name, fds in kept.fds.items()})
     second = ports(later, host)
     again, outlived = second.restore(host, pair.port)
     assert (outlived, again.port, again.rtcp_port) == (True, pair.port, pair.port + 1)
@@ -86,9 +94,19 @@ def test_a_pair_that_nobody_kept_is_bound_again(inbox: Inbox, kept: Kept) -> Non
     opened = ports(store)
     pair, outlived = opened.restore("127.0.0.1", LOW + 2)
     assert (outlived, pair.port) == (False, LOW + 2)
-    assert set(kept.hear()) == {str(LOW + 2), str(LOW + 3)}
+    assert set(kept.hear()) == {str(LOW + 2)}
     with pytest.raises(ListenError):
         opened.restore("127.0.0.1", LOW + 2)
+    end(pair, opened, store)
+
+
+def test_half_a_pair_is_closed_and_bound_again(inbox: Inbox, kept: Kept) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as half:
+        half.bind(("127.0.0.1", LOW + 3))
+        store = FdStore(inbox.address, {str(LOW + 2): [half.detach()]})
+    opened = ports(store)
+    pair, outlived = opened.restore("127.0.0.1", LOW + 2)
+    assert (outlived, pair.port, pair.rtcp_port) == (False, LOW + 2, LOW + 3)
     end(pair, opened, store)
 
 

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ Mark = tuple[int, int]
 NOBODYS: Mark = (0, 0)
 
 
-def _mark(path: Path) -> Mark:
+def mark_of(path: Path) -> Mark:
+    """The mark of a recording.json; `NOBODYS` when it is missing."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -111,8 +113,9 @@ class PartFolder:
     def metadata(self) -> list[Path]:
         return sorted(self.path.glob("metadata/*.xml"))
 
-    def write_control(self, data: bytes) -> None:
-        replace_file(self.control, data)
+    def write_control(self, data: bytes, *, new: bool = False) -> None:
+        """Keep `part.json`; `new`: in a part that has none yet, so that there is nothing to be replaced."""
+        (_create_file if new else replace_file)(self.control, data)
 
     def add_metadata(self, number: int, body: bytes) -> None:
         """Keep an rs-metadata body exactly as received. Raises OSError."""
@@ -157,20 +160,31 @@ class RecordingFolder:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, session_id: str, manifest: Manifest | None = None) -> RecordingFolder:
+    def create(cls, root: Path, session_id: str, manifest: bytes | None = None) -> RecordingFolder:
         """Make the folder of a new session below `root`; it appears with its recording.json in it.
 
         Raises OSError, or ArchiveError for a foreign id.
         """
-        path = root / day_of(session_id) / session_id
-        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        unborn = path.with_name(f".{session_id}")
-        unborn.mkdir(mode=FOLDER_MODE)
-        (unborn / "parts").mkdir(mode=FOLDER_MODE)
-        if manifest is not None:
-            _create_file(unborn / "recording.json", manifest.dump())
-        unborn.rename(path)
-        return cls(path)
+        folder = cls(root / day_of(session_id) / session_id)
+        folder.make(manifest)
+        return folder
+
+    def make(self, manifest: bytes | None = None) -> None:
+        """Make this folder; it appears with its recording.json in it. Raises OSError, and then nothing is left."""
+        unborn = self.path.with_name(f".{self.session_id}")
+        try:
+            unborn.mkdir(mode=FOLDER_MODE)
+        except FileNotFoundError:  # the first session of a day
+            unborn.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            unborn.mkdir(mode=FOLDER_MODE)
+        try:
+            (unborn / "parts").mkdir(mode=FOLDER_MODE)
+            if manifest is not None:
+                _create_file(unborn / "recording.json", manifest)
+            unborn.rename(self.path)
+        except OSError:
+            shutil.rmtree(unborn, ignore_errors=True)
+            raise
 
     @property
     def session_id(self) -> str:
@@ -205,15 +219,15 @@ class RecordingFolder:
         """Replace recording.json. Raises NotOwner when it holds a higher fence, OSError."""
         self.write_after(manifest, NOBODYS)
 
-    def write_after(self, manifest: Manifest, mine: Mark) -> Mark:
+    def write_after(self, manifest: Manifest, mine: Mark, data: bytes | None = None) -> Mark:
         """As `write`; `mine` marks the recording.json that the caller wrote last: if it is still there, its fence is
-        known. Returns the mark of the new one.
+        known. `data`: the dump of `manifest`, where it is known. Returns the mark of the new one.
         """
         with self._locked():
-            if _mark(self.manifest_path) not in (mine, NOBODYS) and self.read().fence > manifest.fence:
+            if mark_of(self.manifest_path) not in (mine, NOBODYS) and self.read().fence > manifest.fence:
                 raise NotOwner(f"{self.session_id} is carried on under a higher fence")
-            replace_file(self.manifest_path, manifest.dump())
-            return _mark(self.manifest_path)
+            replace_file(self.manifest_path, data or manifest.dump())
+            return mark_of(self.manifest_path)
 
     def gather(self, parts: Sequence[PartFolder]) -> None:
         """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from siprec import clock
 from siprec.archive.manifest import Manifest
 from siprec.errors import NotOwner, StoreError
 from siprec.recorder import describe
-from siprec.recorder.items import Released
+from siprec.recorder.items import Keep, Released
 from siprec.session.transitions import State
 from siprec.store.base import SessionStore
 
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 JOURNAL_SECONDS = 0.5
 """How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
 
+KEEP_SECONDS = 0.05
+"""How long the store may not know that a 200 was sent, or got its ACK: the ACK mostly comes within, and both are kept
+as one. Until then a successor takes the session for one whose 200 went out and lost its way.
+"""
+
 
 class Books:
     """The books of one call."""
@@ -32,6 +39,7 @@ class Books:
         self._call = call
         self._store = store
         self._unsaved = False
+        self._keeping: asyncio.TimerHandle | None = None
 
     def manifest(self) -> Manifest:
         """recording.json as it should be now."""
@@ -44,22 +52,28 @@ class Books:
         """
         manifest = self.manifest()
         if self._call.data.state is State.OFFERED:
-            manifest.state = str(State.RECORDING if self._call.active else State.PAUSED)  # else it is written twice
-            await asyncio.gather(leg.save(manifest), self.journal())
+            after = State.RECORDING if self._call.active else State.PAUSED  # else all is written twice
+            manifest.state = str(after)
+            await asyncio.gather(leg.begin(manifest, new=True), self._journal(self._create(after)))
         else:  # the journal must not know a leg whose papers cannot be written
-            await leg.save(manifest)
-            await self.journal()
+            await leg.begin(manifest, new=False)
+            await self._journal(self._save())
 
-    async def journal(self) -> None:
+    async def _create(self, state: State) -> None:
+        record = self._call.record
+        await self._store.create(replace(record, call=replace(record.call, state=state)))
+
+    async def _save(self) -> None:
+        await self._store.save(self._call.record)
+        await self._store.flush()
+
+    async def _journal(self, storing: Coroutine[None, None, None]) -> None:
         """Have the session stored before the 200 OK goes out, as long as that does not take too long."""
-        call, store = self._call, self._store
+        call = self._call
+        call.data.saved_ns = clock.wall_ns()
         try:
             async with asyncio.timeout(JOURNAL_SECONDS):
-                if call.data.fence > 1:
-                    await store.save(call.record)
-                    await store.flush()
-                else:
-                    await store.create(call.record)
+                await storing
         except (TimeoutError, StoreError) as error:
             call.data.unjournaled = True
             call.log.warning("session is unjournaled", error=repr(error))
@@ -87,11 +101,28 @@ class Books:
         with contextlib.suppress(OSError):
             await self._call.leg.write_papers()
 
+    def keep_soon(self) -> None:
+        """Have the store know the newest state within `KEEP_SECONDS`, unless something else makes that needless."""
+        if self._keeping is None:
+            self._keeping = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._call.post, Keep())
+
+    async def keep_now(self) -> None:
+        """Do what `keep_soon` has promised."""
+        if self._keeping is not None:
+            await self.keep()
+
     async def keep(self) -> None:
         """Have the store know the newest state."""
+        self.forget()
         self._call.data.saved_ns = clock.wall_ns()
         with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
             await self._store.save(self._call.record)
+
+    def forget(self) -> None:
+        """Nothing is to be kept any more that is not kept yet."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
 
     async def catch_up(self) -> None:
         """Write what could not be written before."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, StoreError
 from siprec.media.ports import PortPair
 from siprec.recorder import describe
@@ -23,7 +22,7 @@ from siprec.recorder.books import Books
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish, mark_failed
-from siprec.recorder.items import Check, HungUp, Item, MovedInto, Released, Restored, Stop, TakeOver
+from siprec.recorder.items import Check, HungUp, Item, Keep, MovedInto, Released, Restored, Stop, TakeOver
 from siprec.recorder.learn import held, learn
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
@@ -119,7 +118,7 @@ class Call:
             while not self._gone and self.data.state not in {State.ENDED, State.FAILED}:
                 item = await self._inbox.get()
                 await self._take(item)
-                if not isinstance(item, AckReceived):  # nothing in its note is worth a write of its own
+                if not isinstance(item, AckReceived | Keep):  # nothing in a note of theirs is worth a write of its own
                     await self.books.note()
                 del item  # a request with its body would be held until the next comes
         except Exception as error:
@@ -127,6 +126,7 @@ class Call:
             await self._abandon()
         finally:
             self.leg.refresh.stop()
+            self.books.forget()
             for each in (self.settled, self.closed, self.done):
                 each.set()
 
@@ -256,7 +256,7 @@ class Call:
     async def _invite(self, event: RequestReceived) -> None:
         if event.dialog is not None:
             await self._change(event)
-        elif await self._accept(event, self.leg, self.books.manifest()):
+        elif await self._accept(event, self.leg):
             await self.fire(
                 Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE, on_paper=not self.data.unjournaled
             )
@@ -265,13 +265,13 @@ class Call:
         elif self.data.state is State.OFFERED:  # the event that says so may have come before this call was there
             await self.end(Event.REFUSED, "cancelled")
 
-    async def _accept(self, event: RequestReceived, leg: Leg, folder: RecordingFolder | Manifest) -> bool:
+    async def _accept(self, event: RequestReceived, leg: Leg) -> bool:
         """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
         prepared = leg.negotiation.prepare(body.sdp, held=partial(held, self.record)) if body.sdp is not None else None
         try:
-            await leg.open(folder, started_ns=clock.wall_ns())
+            leg.open(self._folder, started_ns=clock.wall_ns())
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
             complete = learn(self.record, leg, event.request, body=body, log=self.log)
             text = prepared.text if prepared else self._offer(leg)
@@ -335,7 +335,7 @@ class Call:
 
         async def accept() -> None:
             nonlocal accepted
-            accepted = await self._accept(item.event, leg, self._folder)
+            accepted = await self._accept(item.event, leg)
 
         await self._answered(item.event, accept)
         if not accepted:
@@ -444,7 +444,7 @@ class Call:
         self._contact.acknowledged()
         if not leg.negotiation.proposing or not self.data.live:
             leg.note("ack")
-            await self.books.keep()  # else a successor would go on repeating our 200
+            self.books.keep_soon()  # else a successor would go on repeating our 200
             return
         try:
             body = bodies.read(event.request)
@@ -484,7 +484,10 @@ class Call:
         effects = self._step(event)
         after = self.data.state
         for effect in effects:
-            await (self.books.keep() if on_paper and effect is Effect.SAVE else self._EFFECTS[effect](self))
+            if on_paper and effect is Effect.SAVE:
+                self.books.keep_soon()
+            else:
+                await self._EFFECTS[effect](self)
         if effects and self.data.state is after:  # an effect that took a further step has told of it
             self._use.observers.emit("session", self.record)
 
@@ -571,6 +574,7 @@ class Call:
         RequestFailed: lambda call, item: call._contact.unanswered(item),
         TimerDue: lambda call, item: call._contact.timer(item),
         Check: _check,
+        Keep: lambda call, _: call.books.keep(),
         TakeOver: _taken_over,
         MovedInto: _moved_into,
         Released: _let_go,

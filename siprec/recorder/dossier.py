@@ -7,14 +7,16 @@ others' signalling.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from siprec.archive.folder import NOBODYS, PartFolder, RecordingFolder
+from siprec.archive.folder import NOBODYS, PartFolder, RecordingFolder, mark_of
 from siprec.archive.manifest import Manifest
 from siprec.media import part as media_part
+from siprec.media.capture import SessionCapture
 from siprec.media.part import Part
 
 
@@ -35,29 +37,46 @@ class Papers:
 
 
 class Dossier:
-    """The files of one live recording."""
+    """The files of one live recording: one part of it, which is not there before `make` or `begin`."""
 
-    def __init__(self, folder: RecordingFolder, part: PartFolder) -> None:
+    def __init__(self, folder: RecordingFolder) -> None:
         self.folder = folder
-        self.part = part
+        self._part: PartFolder | None = None
+        self._new = False
         self._mark = NOBODYS
         self._written: dict[str, int] = {}  # hashes of what was written last
 
-    @classmethod
-    def create(cls, root: Path, manifest: Manifest, *, fence: int, node: str) -> Dossier:
-        """Make the folders of a new session. Raises OSError, ArchiveError."""
-        folder = RecordingFolder.create(root, manifest.id, manifest)
-        return cls(folder, folder.create_part(fence, node))
+    @property
+    def part(self) -> PartFolder:
+        assert self._part is not None, "asked for only once it is made"
+        return self._part
 
-    @classmethod
-    def carry_on(cls, folder: RecordingFolder, *, fence: int, node: str) -> Dossier:
+    def make(self, fence: int, node: str) -> None:
         """Make a further part in the folder of a session. Raises OSError."""
         try:
-            part = folder.create_part(fence, node)
+            self._part = self.folder.create_part(fence, node)
         except FileNotFoundError:  # another node's session may be new to this disk
-            (folder.path / "parts").mkdir(parents=True, exist_ok=True)
-            part = folder.create_part(fence, node)
-        return cls(folder, part)
+            (self.folder.path / "parts").mkdir(parents=True, exist_ok=True)
+            self._part = self.folder.create_part(fence, node)
+
+    def begin(
+        self, papers: Papers, part: Part, manifest: Manifest, *, new: bool, capture: Callable[[Path], SessionCapture]
+    ) -> SessionCapture:
+        """Make the part, if `new` in a folder of its own, and all that is to be in it at first: one job, since each
+        waits for a thread. `capture` begins the capture in the part's folder. Raises OSError, ArchiveError, NotOwner.
+        """
+        if new:
+            self.folder.make(told := manifest.dump())
+            self._new = True
+            self._mark, self._written["manifest"] = mark_of(self.folder.manifest_path), hash(told)
+        self.make(part.fence, part.node)
+        begun = capture(self.part.path)
+        try:
+            self.write(papers, part, manifest)
+        except BaseException:
+            begun.close()
+            raise
+        return begun
 
     def write(self, papers: Papers, part: Part, manifest: Manifest | None = None) -> None:
         """Write what is new: bodies, events, part.json, and recording.json if `manifest` is given; the last two only
@@ -67,10 +86,10 @@ class Dossier:
             self.part.add_metadata(*papers.bodies[0])
             del papers.bodies[0]  # should the next not fit on the disk, this one is not written again
         if self._is_new("part", control := media_part.dump(part)):
-            self.part.write_control(control)
+            self.part.write_control(control, new="part" not in self._written)
             self._written["part"] = hash(control)
         if manifest is not None and self._is_new("manifest", told := manifest.dump()):
-            self._mark = self.folder.write_after(manifest, self._mark)
+            self._mark = self.folder.write_after(manifest, self._mark, told)
             self._written["manifest"] = hash(told)
         if papers.notes:
             self.part.append_events(papers.notes)
@@ -80,5 +99,7 @@ class Dossier:
 
     def discard(self) -> None:
         """Remove this part, and the folder when it was the only one. Raises OSError."""
-        only = len(self.folder.parts()) == 1
-        shutil.rmtree(self.folder.path if only else self.part.path)
+        if self._new or (self._part is not None and len(self.folder.parts()) == 1):
+            shutil.rmtree(self.folder.path)
+        elif self._part is not None:
+            shutil.rmtree(self._part.path)

@@ -19,6 +19,9 @@ from siprec.sdp.crypto import SUITES, master
 from siprec.session.keyring import Keyring
 from siprec.session.model import CallData, Channel
 
+ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104
+"""What a port is bound to that takes packets for all addresses of this machine."""
+
 BARRIER_SECONDS = 1.0
 """For the keeper, or systemd, to let go of a socket: a thousand times what it takes."""
 
@@ -100,11 +103,13 @@ class Ports:
 
 
 class Intake:
-    """Opens, moves and closes the streams of one session, and keeps `part` true to what it did."""
+    """Opens, moves and closes the streams of one session, and keeps `part` true to what it did.
+
+    What is opened before `begin` is planned: `part` tells of it, so that it can be on disk before the first packet.
+    """
 
     def __init__(
         self,
-        capture: SessionCapture,
         *,
         part: Part,
         ports: Ports,
@@ -115,7 +120,8 @@ class Intake:
     ) -> None:
         self.part = part
         self._keys = keys
-        self._capture = capture
+        self._capture: SessionCapture | None = None
+        self._planned: list[tuple[Channel, PortPair, PartStream]] = []
         self._ports = ports
         self._policy = policy
         self._networks = networks
@@ -126,11 +132,32 @@ class Intake:
         self.sent: dict[int, int] = {}
         """Packets that the SRC says it has sent on each channel, where it said so in RTCP; complete once finished."""
 
+    @property
+    def begun(self) -> bool:
+        return self._capture is not None
+
+    def begin(self, capture: SessionCapture) -> None:
+        """Capture what is planned, and at once what is opened from now on."""
+        self._capture = capture
+        for channel, pair, plan in self._planned:
+            self._start(capture, channel, pair, plan)
+        self._planned.clear()
+
     def open(self, channel: Channel, pair: PortPair, at_ns: int) -> None:
-        """Start to capture `channel` on `pair`."""
-        rtcp, srtp = rtcp_terms(channel), self._srtp_terms(channel)
-        anywhere = ipaddress.ip_address(pair.address).is_unspecified
-        stream = self._capture.add(
+        """Capture `channel` on `pair`."""
+        plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
+        self.part.streams.append(plan)
+        self.part.decrypted = self.part.decrypted or channel.crypto is not None
+        _enter_phase(plan, channel, at_ns)
+        if self._capture is None:
+            self._planned.append((channel, pair, plan))
+        else:
+            self._start(self._capture, channel, pair, plan)
+
+    def _start(self, capture: SessionCapture, channel: Channel, pair: PortPair, plan: PartStream) -> None:
+        rtcp, srtp = rtcp_terms(channel), self._keys(channel)
+        anywhere = pair.address in ANY_ADDRESS
+        stream = capture.add(
             pair,
             channel=channel.index,
             policy=self._policy,
@@ -142,16 +169,14 @@ class Intake:
             networks=self._networks,
             destination=channel.address if anywhere and channel.address else None,
         )
-        plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
-        self.part.streams.append(plan)
         self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp)
-        self._enter_phase(channel, at_ns)
 
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""
         line = self._lines[channel.index]
         line.capture.update(payload_types=payload_types(channel), clock_rates=clock_rates(channel))
-        rtcp, srtp = rtcp_terms(channel), self._srtp_terms(channel)
+        rtcp, srtp = rtcp_terms(channel), self._keys(channel)
+        self.part.decrypted = self.part.decrypted or srtp is not None
         if srtp != line.srtp:
             line.capture.update(srtp=srtp)
             line.srtp = srtp
@@ -161,12 +186,12 @@ class Intake:
         if rtcp != line.rtcp:
             line.capture.update(rtcp=rtcp)
             line.rtcp = rtcp
-        self._enter_phase(channel, at_ns)
+        _enter_phase(line.plan, channel, at_ns)
 
     def close(self, channel: Channel, at_ns: int) -> None:
         """Stop a stream that the session dropped; its ports go back once the capture has let go of them."""
-        self._enter_phase(channel, at_ns)
         line = self._lines.pop(channel.index)
+        _enter_phase(line.plan, channel, at_ns)
         removing = asyncio.ensure_future(self._let_go(line))
         self._removing.add(removing)
         removing.add_done_callback(self._removing.discard)
@@ -196,9 +221,17 @@ class Intake:
                 found.append(channel)
         return found
 
+    def withdraw(self) -> None:
+        """Give the ports back of what was planned and never begun."""
+        for _, pair, _ in self._planned:
+            self._ports.release(pair, self._now())
+        self._planned.clear()
+
     async def finish(self, at_ns: int) -> CaptureResult:
         """Drain what the kernel still holds, write all, give the ports back. `part` is complete afterwards."""
-        await asyncio.gather(*self._removing)
+        assert self._capture is not None, "what was not begun is withdrawn"
+        if self._removing:
+            await asyncio.gather(*self._removing)
         result = await asyncio.wrap_future(self._capture.close())
         for line in self._lines.values():
             self._ports.release(line.pair, self._now())
@@ -215,20 +248,14 @@ class Intake:
                 self.sent[channel] = self.sent.get(channel, 0) + counters.sent
         return result
 
-    def _srtp_terms(self, channel: Channel) -> SrtpTerms | None:
-        terms = self._keys(channel)
-        self.part.decrypted = self.part.decrypted or terms is not None
-        return terms
 
-    def _enter_phase(self, channel: Channel, at_ns: int) -> None:
-        formats = tuple(
-            PayloadFormat(each.payload_type, each.encoding, each.clock_rate, each.channels, each.fmtp)
-            for each in channel.formats
-        )
-        phase = Phase(at_ns, channel.mode, formats)
-        plan = self._lines[channel.index].plan
-        if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (phase.mode, phase.formats):
-            plan.phases.append(phase)
+def _enter_phase(plan: PartStream, channel: Channel, at_ns: int) -> None:
+    formats = tuple(
+        PayloadFormat(each.payload_type, each.encoding, each.clock_rate, each.channels, each.fmtp)
+        for each in channel.formats
+    )
+    if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (channel.mode, formats):
+        plan.phases.append(Phase(at_ns, channel.mode, formats))
 
 
 def _names(address: str, port: int) -> tuple[str, str]:

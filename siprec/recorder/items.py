@@ -32,6 +32,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Time to have the store know what it does not know yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class HungUp:
     """The SRC's BYE came to another node, which has answered it."""
 
@@ -92,5 +97,6 @@ Item = (
     | Restored
     | HungUp
     | Check
+    | Keep
     | Stop
 )

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest, RefusedEntry
 from siprec.errors import LocalError, Overload
-from siprec.media.capture import CaptureResult
+from siprec.media.capture import CaptureResult, SessionCapture
 from siprec.media.part import Outage, Part
 from siprec.media.ports import PortPair
 from siprec.media.writer import CLOSE_PATIENCE, RETRY_SECONDS
@@ -90,23 +91,32 @@ class Leg:
 
     # ------------------------------------------------------------------ folder and capture
 
-    async def open(self, folder: RecordingFolder | Manifest, *, started_ns: int) -> None:
-        """Make this leg's part, in `folder` or in a new one for a new session. Raises OSError, ArchiveError."""
-        policy = self._use.policy
-        if isinstance(folder, Manifest):
-            make = partial(Dossier.create, policy.root, folder, fence=self.fence, node=policy.node)
-        else:
-            make = partial(Dossier.carry_on, folder, fence=self.fence, node=policy.node)
-        self._dossier = await self.on_disk(make)
-        self._begin(started_ns)
+    def open(self, folder: RecordingFolder, *, started_ns: int) -> None:
+        """Be ready to plan this leg's part, which `begin` will make in `folder`."""
+        self._dossier = Dossier(folder)
+        self._plan(started_ns)
+
+    async def begin(self, manifest: Manifest, *, new: bool) -> None:
+        """Make the part (`new`: and the folder) with all that is known by now, and capture what is planned.
+
+        Raises OSError, ArchiveError, NotOwner.
+        """
+        papers, self._papers = self._papers, Papers()
+        begin = partial(self.dossier.begin, papers, self.part, manifest, new=new, capture=self._capture)
+        self.intake.begin(await self.on_disk(begin))
+
+    def _capture(self, directory: Path) -> SessionCapture:
+        return self._use.capture.open(directory, segment_seconds=self._use.policy.segment_seconds)
 
     def reopen(self, folder: RecordingFolder, pairs: dict[int, PortPair], *, started_ns: int) -> None:
         """Make a further part that captures a restored session's open channels; each socket is taken out of `pairs`.
 
         To be called in a files thread, before anybody else knows of this leg. Raises OSError, ArchiveError.
         """
-        self._dossier = Dossier.carry_on(folder, fence=self.fence, node=self._use.policy.node)
-        self._begin(started_ns)
+        self._dossier = Dossier(folder)
+        self.dossier.make(self.fence, self._use.policy.node)
+        self._plan(started_ns)
+        self.intake.begin(self._capture(self.dossier.part.path))
         now_ns = clock.wall_ns()
         for channel in self._data.channels:
             if channel.index in pairs:
@@ -115,12 +125,11 @@ class Leg:
         self.interrupted_since(self._data.saved_ns)
         self.dossier.write(Papers(), self.part)  # without it nobody could read the capture, should we die right now
 
-    def _begin(self, started_ns: int) -> None:
+    def _plan(self, started_ns: int) -> None:
         policy, data = self._use.policy, self._data
         part = Part(data.session_id, policy.node, self.fence, started_ns=started_ns)
         part.clock = list(self._use.capture.clock_steps())
         self._intake = Intake(
-            self._use.capture.open(self.dossier.part.path, segment_seconds=policy.segment_seconds),
             part=part,
             ports=self._use.ports,
             policy=policy.rtp_source,
@@ -140,12 +149,12 @@ class Leg:
 
     @property
     def dossier(self) -> Dossier:
-        assert self._dossier is not None, "the folder is made before anything is written to it"
+        assert self._dossier is not None, "the leg is opened before anything is written of it"
         return self._dossier
 
     @property
     def intake(self) -> Intake:
-        assert self._intake is not None, "the capture is opened together with the folder"
+        assert self._intake is not None, "the capture is planned together with the folder"
         return self._intake
 
     @property
@@ -176,7 +185,8 @@ class Leg:
         """
         self.refresh.stop()
         self.negotiation.withdraw()
-        if self._intake is None:
+        if self._intake is None or not self._intake.begun:
+            await self.discard()
             return None
         result = await self._intake.finish(at_ns)
         if or_later:
@@ -190,7 +200,9 @@ class Leg:
     async def discard(self) -> None:
         """Close the capture and remove the part: nothing was answered, so there is nothing to hear in it."""
         if self._intake is not None:
-            await self._intake.finish(clock.wall_ns())
+            self._intake.withdraw()
+            if self._intake.begun:
+                await self._intake.finish(clock.wall_ns())
             self._intake = None
         self.negotiation.withdraw()
         self._papers = Papers()
@@ -229,7 +241,7 @@ class Leg:
 
     async def write_papers(self) -> None:
         """Write the events and bodies that are remembered. Raises OSError."""
-        if self._papers and self._dossier is not None:
+        if self._papers and self._intake is not None and self._intake.begun:
             await self._write(None)
 
     async def _write(self, manifest: Manifest | None) -> None:

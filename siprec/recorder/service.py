@@ -410,6 +410,8 @@ class Recorder:
     async def hand_over(self) -> None:
         """Leave every call where it stands to a successor: no BYE, no rendering, no port given back."""
         self.gate.draining = True
+        for call in list(self._calls.values()):
+            await call.books.keep_now()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -7,6 +7,7 @@ Text from the network reaches a line only as a value, with control characters es
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -25,9 +26,7 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
     out = _Steadfast(stream or sys.stdout)
     console = style == "console" or (style is None and out.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=28, sort_keys=False)
-        if console
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=28, sort_keys=False) if console else _json
     )
     structlog.configure(
         processors=[
@@ -42,6 +41,14 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, out)),
         cache_logger_on_first_use=False,
     )
+
+
+_encode = json.JSONEncoder(default=repr).encode
+"""One for all: making one costs as much as a line."""
+
+
+def _json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
+    return _encode(event)
 
 
 class _Steadfast:
@@ -62,7 +69,7 @@ class _Steadfast:
 
 def get(**context: Any) -> Logger:
     """A logger that adds `context` to each of its lines."""
-    logger: Logger = structlog.get_logger(**context)
+    logger: Logger = structlog.get_logger().bind(**context)  # bound now, not once more for each line
     return logger
 
 

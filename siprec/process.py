@@ -81,6 +81,10 @@ def ended_by_signals(ending: Ending, store: FdStore) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+YOUNG_OBJECTS = 20_000
+"""New objects before they are searched for garbage: those of about ten calls, 3 MB."""
+
+
 @contextmanager
 def collecting_later() -> Iterator[None]:
     """Within: no search for garbage. What a start brings back stays, and is looked through again and again else: that
@@ -91,6 +95,15 @@ def collecting_later() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def spare_collections() -> None:
+    """Search less for garbage: never again in what a start has made, and in what is new once some calls have come and
+    gone, not several times in each. What cycles hold meanwhile are some MB.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 @asynccontextmanager

@@ -1,20 +1,28 @@
 """The processes that render: few, spawned, polite, and replaced when they break.
 
-Rendering a call costs CPU that live calls must not miss, so it runs in processes of its own at low
-priority; the number of jobs under way at once is bounded by the number of processes.
+Rendering a call costs CPU that live calls must not miss, so it runs in processes of its own at low priority; the number
+of jobs under way at once is bounded by the number of processes.
+
+Each has one job at a time and a pipe of its own, which the event loop reads: a call that ends wakes no thread here. (A
+`ProcessPoolExecutor` hands each job through three threads of this process, and its result through two.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
+import pickle
 import signal
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,37 +30,147 @@ T = TypeVar("T")
 NICENESS = 10
 """Live calls come first: a renderer yields the processor to them."""
 
+ATTEMPTS = 2
+"""A job that kills two renderers is to blame itself."""
+
 _PR_SET_PDEATHSIG = 1
 
 
+class RendererDied(RuntimeError):
+    """A job took its renderer with it, each time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """`message`: what the renderer is told."""
+
+    message: bytes
+    future: asyncio.Future[Any]
+    attempts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Renderer:
+    process: SpawnProcess
+    pipe: Connection
+    job: _Job | None = None
+
+
 class RenderPool:
-    """A process pool that is rebuilt when a worker dies, and retries the job once."""
+    """Renders with at most `workers` processes, begun as they are needed and kept; a job whose process dies is tried
+    once more.
+    """
 
     def __init__(self, workers: int | None = None) -> None:
-        self._workers = workers or max(1, (os.cpu_count() or 2) - 1)
-        self._pool = self._build()
-
-    def _build(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, context, initializer=_become_renderer, initargs=(os.getpid(),))
+        self._most = workers or max(1, (os.cpu_count() or 2) - 1)
+        self._context = multiprocessing.get_context("spawn")
+        self._renderers: list[_Renderer] = []
+        self._idle: list[_Renderer] = []
+        self._waiting: deque[_Job] = deque()
 
     async def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`job(*args)` in a worker. Raises what the job raises, or BrokenProcessPool when it broke two workers."""
-        pool = self._pool
-        try:
-            return await asyncio.wrap_future(pool.submit(job, *args, **kwargs))
-        except BrokenProcessPool:
-            if pool is self._pool:
-                pool.shutdown(wait=False)
-                self._pool = self._build()
-            return await asyncio.wrap_future(self._pool.submit(job, *args, **kwargs))
+        """`job(*args)` in a renderer. Raises what the job raises, or RendererDied when it broke two of them."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Job(pickle.dumps((job, args, kwargs)), future))
+        self._go_on()
+        return await future
 
     def close(self) -> None:
         """Stop now: what is under way is abandoned, and finished at the next start."""
-        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
-            process.kill()
-        # Waits for the pool's own thread, which ends with its processes: left running, it would trip over the exit.
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._waiting.clear()
+        for renderer in self._renderers:
+            self._let_go(renderer)
+        self._renderers.clear()
+        self._idle.clear()
+
+    # ------------------------------------------------------------------ private
+
+    def _go_on(self) -> None:
+        """Give the jobs that wait to the renderers that do not."""
+        while self._waiting and (self._idle or len(self._renderers) < self._most):
+            job = self._waiting.popleft()
+            if job.future.done():  # whoever waited has gone
+                continue
+            renderer = self._idle.pop() if self._idle else self._begin()
+            renderer.job = job
+            job.attempts += 1
+            with contextlib.suppress(OSError):  # it has died, which its pipe tells next
+                renderer.pipe.send_bytes(job.message)
+
+    def _begin(self) -> _Renderer:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_render, args=(theirs, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        renderer = _Renderer(process, ours)
+        self._renderers.append(renderer)
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._readable, renderer)
+        return renderer
+
+    def _readable(self, renderer: _Renderer) -> None:
+        job, renderer.job = renderer.job, None
+        try:
+            answer = renderer.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self._died(renderer, job)
+        else:
+            self._idle.append(renderer)
+            if job is not None and not job.future.done():
+                _settle(job.future, answer)
+        self._go_on()
+
+    def _died(self, renderer: _Renderer, job: _Job | None) -> None:
+        self._renderers.remove(renderer)
+        if renderer in self._idle:
+            self._idle.remove(renderer)
+        self._let_go(renderer)
+        if job is None or job.future.done():
+            return
+        if job.attempts < ATTEMPTS:
+            self._waiting.appendleft(job)
+        else:
+            job.future.set_exception(RendererDied(f"{ATTEMPTS} renderers died of it"))
+
+    def _let_go(self, renderer: _Renderer) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be over
+            asyncio.get_running_loop().remove_reader(renderer.pipe.fileno())
+        renderer.pipe.close()
+        renderer.process.kill()
+        renderer.process.join()
+        renderer.process.close()
+
+
+def _settle(future: asyncio.Future[Any], answer: bytes) -> None:
+    try:
+        done, result = pickle.loads(answer)  # noqa: S301  from a process of ours
+    except Exception as error:  # noqa: BLE001  an exception that does not survive the way
+        done, result = False, RuntimeError(repr(error))
+    if done:
+        future.set_result(result)
+    else:
+        future.set_exception(result)
+
+
+def _render(pipe: Connection, parent: int) -> None:
+    """A renderer: one job after another until its parent is gone."""
+    _become_renderer(parent)
+    gc.freeze()
+    while True:
+        try:
+            job, args, kwargs = pipe.recv()
+        except EOFError:
+            return
+        pipe.send_bytes(_answer(job, args, kwargs))
+
+
+def _answer(job: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
+    try:
+        return pickle.dumps((True, job(*args, **kwargs)))
+    except Exception as error:  # noqa: BLE001  it is raised where the job was given
+        try:
+            return pickle.dumps((False, error))
+        except Exception:  # noqa: BLE001  one that cannot be sent
+            return pickle.dumps((False, RuntimeError(repr(error))))
 
 
 def _become_renderer(parent: int) -> None:

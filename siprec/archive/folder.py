@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,10 +52,8 @@ def day_of(session_id: str) -> str:
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` as `path`, which readers see either as it was or whole. Raises OSError."""
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-    temporary.replace(path)
+    _write(temporary, data, os.O_CREAT | os.O_TRUNC)
+    os.replace(temporary, path)
 
 
 Mark = tuple[int, int]
@@ -74,18 +72,31 @@ def mark_of(path: Path) -> Mark:
 
 
 def _create_file(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
+        _write(path, data, os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        raise
     except OSError:
         path.unlink(missing_ok=True)  # half of it is nothing, and would be in the way of the next attempt
         raise
 
 
+def _write(path: Path, data: bytes, flags: int) -> None:
+    """One write for small files; `open` would ask twice what kind of file it is, for each."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, FILE_MODE)
+    try:
+        done = os.write(descriptor, data)
+        while done < len(data):
+            done += os.write(descriptor, memoryview(data)[done:])
+    finally:
+        os.close(descriptor)
+
+
 def _lines(events: Iterable[dict[str, Any]]) -> bytes:
-    lines = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in events)
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+    return "".join(f"{_encode(event)}\n" for event in events).encode("utf-8", "replace")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +130,15 @@ class PartFolder:
 
     def add_metadata(self, number: int, body: bytes) -> None:
         """Keep an rs-metadata body exactly as received. Raises OSError."""
+        folder = self.path / "metadata"
         if number == 1:
-            (self.path / "metadata").mkdir(mode=FOLDER_MODE, exist_ok=True)
-        _create_file(self.path / "metadata" / f"{number:04d}.xml", body)
+            with suppress(FileExistsError):
+                folder.mkdir(mode=FOLDER_MODE)
+        _create_file(folder / f"{number:04d}.xml", body)
 
     def append_events(self, events: Iterable[dict[str, Any]]) -> None:
         """Append a line for each event to the part's events.jsonl. Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        with open(os.open(self.path / "events.jsonl", flags, FILE_MODE), "ab") as file:
-            file.write(_lines(events))
+        _write(self.path / "events.jsonl", _lines(events), os.O_CREAT | os.O_APPEND)
 
     def events(self) -> list[dict[str, Any]]:
         """The part's events; a line cut by a crash is passed over."""

@@ -24,7 +24,10 @@ class Orphan:
 
 
 class Cluster(Protocol):
-    """The other nodes."""
+    """The other nodes. `alone`: there are none, who could finish what this one leaves."""
+
+    @property
+    def alone(self) -> bool: ...
 
     async def start(self) -> None:
         """Show that this node lives, and listen. Raises DuplicateNode, which names NODE_ID."""
@@ -53,6 +56,8 @@ class Cluster(Protocol):
 
 class SingleNode:
     """No other nodes: this one may do everything."""
+
+    alone = True
 
     async def start(self) -> None:
         """Nobody is to be told."""

@@ -46,6 +46,8 @@ class SharedCluster:
         self.hand_over = HandOver(self._shared, connect(url, reading=None), store, release, node=node, boot=boot)
         self._missing_since: dict[str, float] = {}
 
+    alone = False
+
     async def start(self) -> None:
         await self.lease.start()
         await self.hand_over.start()

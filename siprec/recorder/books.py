@@ -17,7 +17,7 @@ from siprec.errors import NotOwner, StoreError
 from siprec.recorder import describe
 from siprec.recorder.items import Keep, Released
 from siprec.session.transitions import State
-from siprec.store.base import SessionStore
+from siprec.store.base import Reason, SessionStore
 
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
@@ -33,11 +33,13 @@ as one. Until then a successor takes the session for one whose 200 went out and 
 
 
 class Books:
-    """The books of one call."""
+    """The books of one call. `alone`: no other node would render what this one leaves unrendered."""
 
-    def __init__(self, call: Call, store: SessionStore) -> None:
+    def __init__(self, call: Call, store: SessionStore, *, alone: bool) -> None:
         self._call = call
         self._store = store
+        self._alone = alone
+        self._buried = False
         self._unsaved = False
         self._keeping: asyncio.TimerHandle | None = None
 
@@ -61,7 +63,11 @@ class Books:
 
     async def _create(self, state: State) -> None:
         record = self._call.record
-        await self._store.create(replace(record, call=replace(record.call, state=state)))
+        stored = replace(record, call=replace(record.call, state=state))
+        try:
+            await self._store.create(stored)
+        finally:  # what was made of them serves the next time
+            record.metadata_at_rest, record.sdp_at_rest = stored.metadata_at_rest, stored.sdp_at_rest
 
     async def _save(self) -> None:
         await self._store.save(self._call.record)
@@ -114,9 +120,20 @@ class Books:
     async def keep(self) -> None:
         """Have the store know the newest state."""
         self.forget()
+        if self._alone and self._call.data.state is State.ENDING:  # its folder tells a successor all it needs
+            await self.bury()
+            return
         self._call.data.saved_ns = clock.wall_ns()
         with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
             await self._store.save(self._call.record)
+
+    async def bury(self) -> None:
+        """Have the store know that the session is over."""
+        if not self._buried:
+            self._buried = True
+            with contextlib.suppress(StoreError):
+                reason: Reason = "bye" if self._call.data.ended_by_src else "lost"
+                await self._store.tombstone(self._call.data.session_id, reason, self._call.record)
 
     def forget(self) -> None:
         """Nothing is to be kept any more that is not kept yet."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError, StoreError
+from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError
 from siprec.media.ports import PortPair
 from siprec.recorder import describe
 from siprec.recorder.books import Books
@@ -42,7 +42,7 @@ from siprec.sip.events import (
     RequestReceived,
     ResponseReceived,
 )
-from siprec.store.base import Reason, SessionRecord
+from siprec.store.base import SessionRecord
 
 QUIET_SECONDS = 1.0
 """A released session whose streams sent nothing for so long has moved for good."""
@@ -69,7 +69,7 @@ class Call:
         self._retiring: set[asyncio.Task[None]] = set()
         self._ended_at = 0
         self._contact = Contact(self, facilities.policy)
-        self.books = Books(self, facilities.store)
+        self.books = Books(self, facilities.store, alone=facilities.cluster.alone)
         self.record = record
         self.invites: set[str] = set()
         self._gone = False  # to another node
@@ -547,17 +547,12 @@ class Call:
         self.log.info("recording ready", seconds=round(found.duration, 2), **details)
         await self.fire(Event.RENDERED)
 
-    async def _release(self) -> None:
-        with contextlib.suppress(StoreError):
-            reason: Reason = "bye" if self.data.ended_by_src else "lost"
-            await self._use.store.tombstone(self.data.session_id, reason)
-
     _EFFECTS: dict[Effect, Callable[[Call], Awaitable[None]]] = {
         Effect.SEND_BYE: _send_bye,
         Effect.CLOSE_CAPTURE: _close_capture,
         Effect.SAVE: lambda call: call.books.save(),
         Effect.RENDER: _render,
-        Effect.RELEASE: _release,
+        Effect.RELEASE: lambda call: call.books.bury(),
     }
 
     async def _abandon(self) -> None:

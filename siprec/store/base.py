@@ -33,7 +33,8 @@ FIND_LIMIT = 32
 @dataclass(slots=True)
 class SessionRecord:
     """All that is kept of one session. `ended`: why, once it is a tombstone (its SDP and metadata are gone then).
-    `metadata_at_rest`: as it was stored last, and of which revision: it is large, and seldom changes.
+    `metadata_at_rest`: as it was stored last, and of which revision: it is large, and seldom changes. `sdp_at_rest`
+    likewise, and of which text.
     """
 
     call: CallData
@@ -41,6 +42,7 @@ class SessionRecord:
     metadata: RSMetadata = field(default_factory=RSMetadata)
     ended: Reason | None = None
     metadata_at_rest: tuple[int, bytes] = field(default=(-1, b""), compare=False, repr=False)
+    sdp_at_rest: tuple[str, bytes] = field(default=("", b""), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,11 @@ class SessionStore(Protocol):
         Raises NotFound (also once ended), Conflict when the fence is not `expected_fence` any more.
         """
 
-    async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:
-        """Note that a session has ended; an unknown one is no error. Raises NotOwner."""
+    async def tombstone(self, session_id: str, reason: Reason = "bye", newest: SessionRecord | None = None) -> None:
+        """Note that a session has ended; an unknown one is no error. Raises NotOwner.
+
+        `newest`: its last state, where that is known; else what was saved last is told of it.
+        """
 
     async def flush(self) -> None:
         """Wait until everything taken so far is durable on this machine."""

@@ -17,6 +17,7 @@ from typing import Any
 from siprec.errors import StoreError
 from siprec.metadata.model import RSMetadata
 from siprec.session.model import CallData, DialogInfo
+from siprec.sip.dialog import Dialog
 from siprec.store import plain
 from siprec.store.base import IndexKey, Reason, SessionRecord, dialog_key, external_key, media_key
 
@@ -96,7 +97,8 @@ def encode(record: SessionRecord, boot: str) -> Row:
         "dialogs": [plain.dump(each) for each in record.dialogs],
         "cs": [each for each in record.metadata.sessions if each],
     }
-    sdp = {name: raw[name] for name in _SDP if name in raw}
+    if record.sdp_at_rest[0] != call.local_sdp:
+        record.sdp_at_rest = call.local_sdp, _bytes({"local_sdp": call.local_sdp})
     if record.metadata_at_rest[0] != record.metadata.revision:
         record.metadata_at_rest = record.metadata.revision, _bytes(plain.dump(record.metadata))
     return Row(
@@ -109,7 +111,7 @@ def encode(record: SessionRecord, boot: str) -> Row:
         ended=record.ended or "",
         schema=SCHEMA,
         core=_bytes(core),
-        sdp=_bytes(sdp) if sdp else b"",
+        sdp=record.sdp_at_rest[1] if call.local_sdp else b"",
         xml=record.metadata_at_rest[1],
     )
 
@@ -161,24 +163,42 @@ def keys(row: Row) -> frozenset[IndexKey]:
     return frozenset(found)
 
 
-def bury(row: Row, reason: Reason) -> Row:
-    """What is left of a session that is over: whose it was, and what it is found under. Raises Unreadable.
+def bury(row: Row, reason: Reason, newest: SessionRecord | None = None) -> Row:
+    """What is left of a session that is over: whose it was, and what it is found under; of `newest` where that is
+    known, else of what the row holds. Raises Unreadable.
 
     A third of what it was: thousands of them are held for minutes.
     """
+    left = _left_of_row(row) if newest is None else _left_of(newest)
+    version = max(row.version, newest.call.version if newest is not None else 0) + 1
+    return replace(
+        row, ended=reason, state="ended", version=version, schema=SCHEMA, core=_bytes(left), sdp=b"", xml=b""
+    )
+
+
+def _left_of(record: SessionRecord) -> Raw:
+    call = {name: getattr(record.call, name) for name in _REMEMBERED}
+    return {
+        "call": {name: value for name, value in call.items() if value},
+        "dialogs": [{"dialog": _named(_names_of(each.dialog)), "identity": each.identity} for each in record.dialogs],
+        "cs": [each for each in record.metadata.sessions if each],
+    }
+
+
+def _names_of(dialog: Dialog) -> Raw:
+    return {name: plain.dump(dialog.flow) if name == "flow" else getattr(dialog, name) for name in _NAMES}
+
+
+def _left_of_row(row: Row) -> Raw:
     core = _bodies(replace(row, sdp=b"", xml=b""))["core"]
     try:
-        left: Raw = {
+        return {
             "call": {name: value for name, value in core["call"].items() if name in _REMEMBERED},
             "dialogs": [{"dialog": _named(each["dialog"]), "identity": each["identity"]} for each in core["dialogs"]],
             "cs": core["cs"],
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{row.session_id}: {error}") from None
-    version = row.version + 1
-    return replace(
-        row, ended=reason, state="ended", version=version, schema=SCHEMA, core=_bytes(left), sdp=b"", xml=b""
-    )
 
 
 def _named(dialog: Raw) -> Raw:

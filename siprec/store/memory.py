@@ -41,8 +41,8 @@ class InMemorySessionStore:
         self._note(change)
         return codec.decode(change.row)
 
-    async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:
-        change = self._table.tombstone(session_id, reason)
+    async def tombstone(self, session_id: str, reason: Reason = "bye", newest: SessionRecord | None = None) -> None:
+        change = self._table.tombstone(session_id, reason, newest)
         if change is not None:
             self._note(change)
 

@@ -27,7 +27,7 @@ class NoOpSessionStore:
     async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         raise NotFound(session_id)
 
-    async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:
+    async def tombstone(self, session_id: str, reason: Reason = "bye", newest: SessionRecord | None = None) -> None:
         """Taken."""
 
     async def flush(self) -> None:

@@ -254,14 +254,14 @@ class RedisSessionStore(SqliteSessionStore):
         record = codec.decode(row)
         self._given_up.discard(row.session_id)
         gone = codec.keys(replace(row, node=owner)) - codec.keys(row)
-        self._note(replace(self._table.take(row), parts=Part.ALL | Part.STATE, gone=gone))
+        self._note(replace(self._table.take(row), parts=Part.ALL | Part.STATE, gone=lambda: gone))
         if owner != row.node:
             with suppress(StoreUnavailable):  # a hint, no more
                 await self._shared.call(lambda client: _leave(client, owner, row.session_id))
         return record
 
-    async def tombstone(self, session_id: str, reason: Reason = "bye") -> None:
-        await super().tombstone(session_id, reason)
+    async def tombstone(self, session_id: str, reason: Reason = "bye", newest: SessionRecord | None = None) -> None:
+        await super().tombstone(session_id, reason, newest)
         self._refresh_at.pop(session_id, None)
         self._given_up.discard(session_id)
 
@@ -301,8 +301,8 @@ class RedisSessionStore(SqliteSessionStore):
     def _note(self, change: Change) -> None:
         super()._note(change)
         self._mark(change.row.session_id, change.parts)
-        if change.gone:
-            self._gone.setdefault(change.row.session_id, set()).update(change.gone)
+        if gone := change.gone():
+            self._gone.setdefault(change.row.session_id, set()).update(gone)
 
     def _dropped(self, session_id: str) -> None:
         super()._dropped(session_id)

@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from siprec.errors import Conflict, NotFound, NotOwner
 from siprec.store import codec
-from siprec.store.base import FIND_LIMIT, TOMBSTONE_LIMIT, TOMBSTONE_SECONDS, Index, IndexKey, Reason
+from siprec.store.base import FIND_LIMIT, TOMBSTONE_LIMIT, TOMBSTONE_SECONDS, Index, IndexKey, Reason, SessionRecord
 from siprec.store.codec import Row, Unreadable
 from siprec.store.graves import Graves
 
@@ -31,11 +31,13 @@ class Part(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a step did to a row: its parts that changed, and the keys it is not found under any more."""
+    """What a step did to a row: its parts that changed, and the keys it is not found under any more, which only some
+    want to know.
+    """
 
     row: Row
     parts: Part
-    gone: frozenset[IndexKey] = frozenset()
+    gone: Callable[[], frozenset[IndexKey]] = frozenset
 
 
 @dataclass(slots=True)
@@ -129,12 +131,15 @@ class Table:
             raise Conflict(session_id)
         return self._keep(replace(known, node=node, boot=boot, fence=known.fence + 1))
 
-    def tombstone(self, session_id: str, reason: Reason) -> Change | None:
-        """Note the end of a session; None when there is nothing to note."""
+    def tombstone(self, session_id: str, reason: Reason, newest: SessionRecord | None = None) -> Change | None:
+        """Note the end of a session, whose last state is `newest` where known; None when there is nothing to note."""
         known = self.row(session_id)
         if known is None or known.ended:
             return None
-        return self._keep(codec.bury(known, reason))
+        if newest is None or newest.call.fence < known.fence:
+            return self._keep(codec.bury(known, reason))
+        keys = frozenset(each for each in codec.keys_of(newest) if each[0] != "media")
+        return self._keep(codec.bury(known, reason, newest), keys)
 
     def restore(self, rows: Iterable[Row]) -> int:
         """Take rows as they were kept elsewhere; returns how many of them are unreadable and left out."""
@@ -175,7 +180,6 @@ class Table:
         if known is not None and known.hashes == hashes and not row.ended:
             known.row = row
             return Change(row, _changed(row, old))
-        gone = codec.keys(old) - keys if old is not None else frozenset()
         # A thread that asks meanwhile always finds a row: entries are looked at first.
         if row.ended:
             self._graves.add(row, hashes, self._now() + TOMBSTONE_SECONDS)
@@ -188,7 +192,8 @@ class Table:
             self._graves.drop(row.session_id)
             for each in hashes:
                 self._enter(each, row.session_id)
-        return Change(row, _changed(row, old) | Part.KEYS, gone)
+        parts = _changed(row, old) | Part.KEYS
+        return Change(row, parts) if old is None else Change(row, parts, lambda: codec.keys(old) - keys)
 
     def _unfile(self, session_id: str) -> None:
         entry = self._entries.pop(session_id, None)

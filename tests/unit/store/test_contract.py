@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from siprec.errors import Conflict, NotFound, NotOwner
+from siprec.session.model import DialogInfo
 from siprec.store.base import Index, Reason, SessionStore, dialog_key, external_key, media_key
-from tests.support.sessions import record, session_id
+from tests.support.sessions import dialog, record, session_id
 from tests.support.stores import ALL, KEEPING, opened
 
 DIALOG = dialog_key("call-1@192.0.2.10", "srs-tag-1", "src-tag-1")
@@ -238,6 +239,23 @@ async def test_an_ended_session_is_told_from_an_unknown_one(store: SessionStore,
     assert await store.find("dialog", DIALOG) == [session_id(1)]
     assert await store.find("cs_id", "cs-1") == [session_id(1)]
     assert await store.owned("a") == []
+
+
+@keeping
+async def test_an_ended_session_is_told_of_as_it_was_last(store: SessionStore) -> None:
+    """Also what was never saved: a call may end before its ACK is."""
+    mine = record(1)
+    await store.create(mine)
+    mine.dialogs[0].dialog.state = "terminated"
+    mine.dialogs.append(DialogInfo(dialog(2), "sbc-1"))
+    mine.call.ended_by_src = True
+    await store.tombstone(session_id(1), "bye", mine)
+    ended = await store.load(session_id(1))
+    assert [each.dialog.state for each in ended.dialogs] == ["terminated", "confirmed"]
+    assert ended.call.ended_by_src
+    key = dialog_key("call-2@192.0.2.10", "srs-tag-2", "src-tag-2")
+    assert await store.find("dialog", DIALOG) == await store.find("dialog", key) == [session_id(1)]
+    assert await store.find("media", media_key("a", 10004)) == []
 
 
 @keeping

@@ -89,26 +89,28 @@ class Keeper:
             signal.signal(number, lambda *_: None)
         self._start()
         while self._exit is None:
-            self._wait()
+            ready = self._wait()
             self._read_messages()
-            self._read_signals()
-            self._reap()
+            if self._signals.fileno() in ready:
+                self._read_signals()
+                self._reap()
             self._keep_time()
         return self._exit
 
     # ------------------------------------------------------------------ events
 
-    def _wait(self) -> None:
+    def _wait(self) -> set[int]:
+        """The descriptors that have something to say."""
         due = [each for each in (self._start_at, self._kill_at) if each is not None]
         before = time.monotonic()
         if not due:
-            self._poll.poll()
-            return
+            return {fd for fd, _ in self._poll.poll()}
         timeout = min(max(0.0, min(due) - before), PAUSED_SECONDS)
-        self._poll.poll(timeout * 1000 + 1)
+        ready = {fd for fd, _ in self._poll.poll(timeout * 1000 + 1)}
         late = time.monotonic() - before - timeout
         if late > PAUSED_SECONDS and self._kill_at is not None:
             self._kill_at += late
+        return ready
 
     def _read_messages(self) -> None:
         for sender, said, fds in self._inbox.messages():

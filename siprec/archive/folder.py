@@ -99,6 +99,15 @@ def _lines(events: Iterable[dict[str, Any]]) -> bytes:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
+def _linked(path: Path, name: Path) -> bool:
+    """Give a file a further name; False where there is no file, its name is taken, or the disk has no such thing."""
+    try:
+        os.link(path, name)
+    except OSError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class PartFolder:
     """What one process wrote of a recording."""
@@ -240,16 +249,22 @@ class RecordingFolder:
             replace_file(self.manifest_path, data or manifest.dump())
             return mark_of(self.manifest_path)
 
-    def gather(self, parts: Sequence[PartFolder]) -> None:
-        """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time."""
+    def gather(self, parts: Sequence[PartFolder], *, link: bool = False) -> list[Path]:
+        """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time. Returns
+        the files. `link`: the only part is whole and about to be removed, so that its files need not be copied.
+        """
         bodies = [body for part in parts for body in part.metadata()]
-        (self.path / "metadata").mkdir(mode=FOLDER_MODE, exist_ok=True)
-        for number, body in enumerate(bodies, 1):
-            replace_file(self.path / "metadata" / f"{number:04d}.xml", body.read_bytes())
-        events = sorted(
-            (event for part in parts for event in part.events()), key=lambda event: str(event.get("at", ""))
-        )
-        replace_file(self.path / "events.jsonl", _lines(events))
+        folder, events = self.path / "metadata", self.path / "events.jsonl"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=FOLDER_MODE)
+        gathered = [folder / f"{number:04d}.xml" for number in range(1, len(bodies) + 1)]
+        for body, name in zip(bodies, gathered, strict=True):
+            if not (link and _linked(body, name)):
+                replace_file(name, body.read_bytes())
+        if not (link and _linked(parts[0].path / "events.jsonl", events)):
+            found = (event for part in parts for event in part.events())
+            replace_file(events, _lines(sorted(found, key=lambda event: str(event.get("at", "")))))
+        return [events, *gathered]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ class Manifest:
 
     def dump(self) -> bytes:
         """One line for each key: what a person can still read and what costs little while calls are live."""
-        lines = (f'"{each.name}": {_encode(getattr(self, each.name))}' for each in _FIELDS)
+        lines = (f'"{each}": {_encode(getattr(self, each))}' for each in _NAMES)
         return ("{\n " + ",\n ".join(lines) + "\n}\n").encode("utf-8", "replace")
 
     @classmethod
@@ -154,7 +155,7 @@ class Manifest:
         return " -> ".join(names) or self.source
 
 
-_FIELDS = fields(Manifest)
+_NAMES = tuple(each.name for each in fields(Manifest))
 _encode = json.JSONEncoder(
     ensure_ascii=False, default=lambda entry: {each: getattr(entry, each) for each in entry.__slots__}
 ).encode
@@ -170,11 +171,18 @@ _ENTRIES: dict[str, Any] = {
 }
 
 
+SMALL_BYTES = 256 * 1024
+"""Of a file that is read at once."""
+
+
 def file_entry(path: Path, root: Path) -> FileEntry:
     """Size and SHA-256 of `path`, named relative to `root`. Raises OSError."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, digest)
+        size = os.fstat(file.fileno()).st_size
+        # file_digest clears a buffer of 256 KiB first, whatever the size
+        small = size <= SMALL_BYTES
+        digest = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
+    return FileEntry(path.relative_to(root).as_posix(), size, digest.hexdigest())
 
 
 def verify(manifest: Manifest, root: Path) -> list[str]:

@@ -533,7 +533,7 @@ class Call:
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
     async def _render(self) -> None:
-        self.log.info("rendering", state=str(self.data.state))
+        self.log.debug("rendering")
         self.closed.set()
         self.settled.set()
         try:

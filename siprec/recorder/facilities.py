@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -72,7 +71,7 @@ def contact(flow: Flow, external: tuple[IpAddress, ...] = ()) -> str:
     Its address is the one of `external` (EXTERNAL_IP) of the same family, else the one the request hit.
     """
     host, port = flow.local
-    version = ipaddress.ip_address(host).version
+    version = 6 if ":" in host else 4
     host = next((str(each) for each in external if each.version == version), host)
     host = f"[{host}]" if version == 6 else host
     transport = "" if flow.transport == "udp" else f";transport={flow.transport}"

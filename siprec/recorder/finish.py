@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from siprec.archive.audio import AudioFormat, write_audio
-from siprec.archive.folder import PartFolder, RecordingFolder
+from siprec.archive.folder import PartFolder, RecordingFolder, mark_of
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
 from siprec.errors import ArchiveError, RenderError
 from siprec.media import part as media_part
@@ -64,6 +64,7 @@ def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> F
         raise ArchiveError(f"{path.name} has no capture any more (CAPTURE_KEEP)")
     while len(parts) > 1 and not _heard(parts[-1]):
         parts.pop()  # a leg that waited in vain for its SRC has nothing to add to the time line
+    mark = mark_of(folder.manifest_path)
     manifest = max((_manifest(each) for each in folders), key=lambda each: each.fence)
     rendering = render(parts)
     audio = _write(path, rendering, options.audio_format)
@@ -71,11 +72,13 @@ def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> F
     _fill(manifest, rendering, report)
     evidence = _evidence(parts, report)
     manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
-    folder.gather(held)
+    keeps = options.capture_keep == "always" or (options.capture_keep == "issues" and manifest.verdict != "ok")
+    whole = len(held) == 1 and parts[0].part.ended_ns is not None
+    gathered = folder.gather(held, link=whole and not keeps)
     manifest.state = "ended"
-    manifest.files = [file_entry(each, path) for each in _results(folder, audio)]
-    folder.write(manifest)
-    if options.capture_keep == "never" or (options.capture_keep == "issues" and manifest.verdict == "ok"):
+    manifest.files = [file_entry(each, path) for each in (audio, *gathered)]
+    folder.write_after(manifest, mark)
+    if not keeps:
         shutil.rmtree(path / "parts")
     return Finished(
         folder.session_id,
@@ -180,7 +183,3 @@ def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
         truncated=f"the recorder on {cut} died during the call; what had reached the disk was saved" if cut else None,
         undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
     )
-
-
-def _results(folder: RecordingFolder, audio: Path) -> list[Path]:
-    return [audio, folder.path / "events.jsonl", *sorted((folder.path / "metadata").glob("*.xml"))]

@@ -100,6 +100,23 @@ def test_parts_are_gathered_in_order(tmp_path: Path) -> None:
     assert events == ["invite", "bye"]
 
 
+@pytest.mark.parametrize("rendered_before", [False, True])
+def test_what_is_removed_anyway_is_gathered_without_a_copy(tmp_path: Path, *, rendered_before: bool) -> None:
+    recording = RecordingFolder.create(tmp_path, ID)
+    part = recording.create_part(1, "a")
+    part.add_metadata(1, b"<one/>")
+    part.append_events([{"at": "2026-11-20T18:58:12.000Z", "event": "invite"}])
+    if rendered_before:
+        recording.gather([part])
+        part.append_events([{"at": "2026-11-20T18:58:14.000Z", "event": "bye"}])
+    events, metadata = recording.gather([part], link=True)
+    assert (events.name, metadata.name) == ("events.jsonl", "0001.xml")
+    assert metadata.read_bytes() == b"<one/>"
+    assert events.read_bytes() == (part.path / "events.jsonl").read_bytes()
+    assert part.metadata()  # still: should we die now, it is gathered again
+    assert (metadata.stat().st_nlink == 2) is not rendered_before
+
+
 def test_text_from_the_network_stays_one_line_of_json(tmp_path: Path) -> None:
     part = RecordingFolder.create(tmp_path, ID).create_part(1, "a")
     nasty = 'a\n{"event":"forged"}\r\x00\x1b[31m\udc80'

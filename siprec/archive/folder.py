@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,13 @@ def day_of(session_id: str) -> str:
     """`2026/11/20`: the UTC day that the id itself carries. Raises ArchiveError when it is no id of ours."""
     if not SESSION_ID.fullmatch(session_id):
         raise ArchiveError("not a session id")
-    seconds = int(session_id[:8] + session_id[9:13], 16) / 1000
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y/%m/%d}"
+    return _day(int(session_id[:8] + session_id[9:13], 16) // (24 * 3600 * 1000))
+
+
+@lru_cache(maxsize=16)
+def _day(days: int) -> str:
+    """So many days after 1970."""
+    return f"{datetime.fromtimestamp(days * 24 * 3600, UTC):%Y/%m/%d}"
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -127,7 +127,7 @@ class Manifest:
 
     def dump(self) -> bytes:
         """One line for each key: what a person can still read and what costs little while calls are live."""
-        lines = (f'"{each}": {_encode(getattr(self, each))}' for each in _NAMES)
+        lines = (f'"{each}": {_text(getattr(self, each))}' for each in _NAMES)
         return ("{\n " + ",\n ".join(lines) + "\n}\n").encode("utf-8", "replace")
 
     @classmethod
@@ -159,6 +159,14 @@ _NAMES = tuple(each.name for each in fields(Manifest))
 _encode = json.JSONEncoder(
     ensure_ascii=False, default=lambda entry: {each: getattr(entry, each) for each in entry.__slots__}
 ).encode
+
+
+def _text(value: Any) -> str:
+    """The JSON of a value. Most keys of a call hold nothing, and an encoder costs more to start than to run."""
+    if value is None:
+        return "null"
+    return "[]" if value == [] else _encode(value)
+
 
 _ENTRIES: dict[str, Any] = {
     "sessions": SessionEntry,

@@ -57,9 +57,9 @@ class Element:
     content: list[Element | str] = field(default_factory=list)
 
     @property
-    def children(self) -> Iterator[Element]:
+    def children(self) -> list[Element]:
         """Child elements in order."""
-        return (each for each in self.content if isinstance(each, Element))
+        return [each for each in self.content if isinstance(each, Element)]
 
     @property
     def text(self) -> str:
@@ -68,6 +68,8 @@ class Element:
 
     def get(self, *names: str) -> str:
         """Value of the first attribute there is of these local names, stripped; "" when there is none."""
+        if not self.attributes:
+            return ""
         local = {name.rpartition(":")[2]: value for name, value in self.attributes.items()}
         return next((local[name].strip() for name in names if name in local), "")
 
@@ -118,7 +120,7 @@ def leaves(element: Element, path: str = "") -> Iterator[tuple[str, str]]:
         if not name.startswith("xmlns") and path and value.strip() and value[:MAX_NAME].replace("/", "_") != label:
             yield f"{path}@{name.rpartition(':')[2]}", value.strip()
     here = f"{path}/{label}" if path and label else path
-    children = list(element.children)
+    children = element.children
     for child in children:
         yield from leaves(child, f"{here}/{child.name}" if here else child.name)
     if not children and element.text:
@@ -147,7 +149,7 @@ class _Builder:
         if len(pairs) // 2 > MAX_ATTRIBUTES:
             raise MetadataError(f"more than {MAX_ATTRIBUTES} attributes on an element")
         attributes = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if any(len(name) > MAX_NAME for name in (tag, *attributes)):
+        if len(tag) > MAX_NAME or (attributes and max(map(len, attributes)) > MAX_NAME):
             raise MetadataError(f"a name over {MAX_NAME} characters in metadata")
         scope = self._scope(attributes)
         prefix, _, name = tag.rpartition(":")
@@ -169,6 +171,8 @@ class _Builder:
 
     def _scope(self, attributes: dict[str, str]) -> dict[str, str]:
         outer = self._open[-1].scope if self._open else {}
+        if not attributes:
+            return outer
         own = {
             "" if name == "xmlns" else name[6:]: uri
             for name, uri in attributes.items()

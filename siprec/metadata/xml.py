@@ -243,7 +243,10 @@ def _texts(element: Element, name: str) -> list[str]:
 
 
 def _first(element: Element, name: str) -> str:
-    return next(iter(_texts(element, name)), "")
+    for child in element.children:
+        if child.name == name and (text := child.text):
+            return text
+    return ""
 
 
 def _times(element: Element) -> tuple[str, str]:

@@ -58,8 +58,11 @@ def external_ids(request: Request) -> dict[str, str]:
 
 def received_at(request: Request, now_ns: int) -> int:
     """When the SRC sent `request` by its Date header (RFC 7865 section 6.1.1), else `now_ns`; in ns since 1970."""
+    date = request.headers.get("Date")
+    if not date:
+        return now_ns
     try:
-        stated = datetime.strptime((request.headers.get("Date") or "").strip(), "%a, %d %b %Y %H:%M:%S GMT")
+        stated = datetime.strptime(date.strip(), "%a, %d %b %Y %H:%M:%S GMT")
     except ValueError:
         return now_ns
     at_ns = int(stated.replace(tzinfo=UTC).timestamp()) * 1_000_000_000

@@ -56,6 +56,8 @@ def manifest(
 def assign_participants(record: SessionRecord) -> None:
     """Note on each channel which stream of the metadata it is, and who is heard in it."""
     metadata, channels = record.metadata, record.call.channels
+    if not channels:
+        return
     keys = {id(state): key for key, state in metadata.participants.items()}
     for index, found in assign.assign(metadata, [(each.index, each.label) for each in channels]).items():
         channel = channels[index]

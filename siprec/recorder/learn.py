@@ -39,8 +39,9 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
             complete = complete or update.datamode == "complete"
             changes = merge.apply(record.metadata, update, at_ns=at_ns)
             leg.note("metadata", file=name, changes=[_told(each) for each in changes])
-    describe.assign_participants(record)
-    if not body.metadata:
+    if body.metadata:
+        describe.assign_participants(record)
+    else:
         _learn_from_headers(record, request, keep)
     return complete
 

@@ -258,11 +258,12 @@ def _resolve(waiters: list[Future[None]], error: str | None) -> None:
 def _write(db: sqlite3.Connection, session_id: str, row: Row | None, *, parts: Part) -> None:
     number = frames.number_of(session_id)
     for table in _TABLES.values():
-        frame = frames.pack(table.kind, row) if row is not None else b""
-        if not frame:
-            db.execute(table.delete, (number,))
-        elif table.part & parts:
-            db.execute(table.write, (number, frame))
+        if table.part & parts:
+            frame = frames.pack(table.kind, row) if row is not None else b""
+            if frame:
+                db.execute(table.write, (number, frame))
+            else:
+                db.execute(table.delete, (number,))
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ class Negotiation:
 
     def _sealed(self, lines: Sequence[negotiate.NegotiatedStream]) -> list[negotiate.NegotiatedStream]:
         return [
-            replace(each, crypto=replace(each.crypto, key=self._keyring.seal(each.crypto.key)) if each.crypto else None)
+            replace(each, crypto=replace(each.crypto, key=self._keyring.seal(each.crypto.key))) if each.crypto else each
             for each in lines
         ]
 
@@ -237,7 +237,7 @@ class Negotiation:
 
     def _address_towards(self, remote: str) -> str:
         """The address to put in SDP: EXTERNAL_IP of the family, else the source of the route to `remote`."""
-        version = ipaddress.ip_address(remote).version
+        version = 6 if ":" in remote else 4
         for each in self._external:
             if each.version == version:
                 return str(each)

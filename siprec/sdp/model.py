@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from siprec.errors import SdpError
 
@@ -36,9 +36,11 @@ _M_LINE = re.compile(r"(\S+)[ \t]+(\d{1,5})(?:/(\d{1,5}))?[ \t]+(\S+)((?:[ \t]+\
 _RTPMAP = re.compile(r"(\d{1,3})[ \t]+([^\s/]+)/(\d{1,9})(?:/(\d{1,3}))?[ \t]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line `type=value`. A line that is not of this form has an empty type and its text as value."""
+class Line(NamedTuple):
+    """One line `type=value`. A line that is not of this form has an empty type and its text as value.
+
+    A tuple, which is made faster than other objects: a call has some seventy.
+    """
 
     type: str
     value: str
@@ -228,7 +230,8 @@ class MediaDescription(_Section):
             number = int(text) if _is_number(text) and int(text) < 128 else None
             form = None if number is None else mapped.get(number) or STATIC_FORMATS.get(number)
             if form is not None:
-                known[form.payload_type] = replace(form, fmtp=parameters.get(form.payload_type, ""))
+                fmtp = parameters.get(form.payload_type)
+                known[form.payload_type] = replace(form, fmtp=fmtp) if fmtp else form
         return known
 
     def _mapped(self) -> dict[int, Format]:

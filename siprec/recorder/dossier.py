@@ -80,7 +80,7 @@ class Dossier:
         self.make(part.fence, part.node)
         begun = capture(self.part.path)
         try:
-            self.write(papers, part, manifest)
+            self.write(papers, part, None if new else manifest)
         except BaseException:
             begun.close()
             raise

@@ -340,7 +340,7 @@ def test_four_seconds_of_stillness_are_borne_and_six_are_not(kept: Start) -> Non
     os.kill(worker, signal.SIGSTOP)
     time.sleep(4.0)
     os.kill(worker, signal.SIGCONT)
-    server.send(port, "store.barrier(5)")
+    server.send(port, "store.watchdog(); store.barrier(5)")  # it has been heard of again
     server.next("got")
     os.kill(worker, signal.SIGSTOP)
     began = time.monotonic()

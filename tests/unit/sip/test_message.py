@@ -214,27 +214,34 @@ def test_content_length_digits() -> None:
 
 
 HOSTILE = {
-    "spaces": b"X:" + b" " * 8_000 + b"x\r\n",
-    "folds": b"X: a\r\n" + b" \r\n" * 20_000,
-    "quotes": b"Contact: " + b'"\\' * 4_000 + b"\r\n",
-    "brackets": b"Contact: " + b"<," * 4_000 + b"\r\n",
-    "vias": b"Via: " + b"SIP/2.0/UDP a," * 570 + b"\r\n",
-    "white via": b"Via: SIP" + b" " * 8_000 + b"\r\n",
-    "lines": b"\r\n".join([b"no colon"] * 5_000) + b"\r\n",
+    "spaces": (b"X:", b" " * 2_000, b"x\r\n"),
+    "folds": (b"X: a\r\n", b" \r\n" * 5_000, b""),
+    "quotes": (b"Contact: ", b'"\\' * 1_000, b"\r\n"),
+    "brackets": (b"Contact: ", b"<," * 1_000, b"\r\n"),
+    "vias": (b"Via: ", b"SIP/2.0/UDP a," * 142, b"\r\n"),
+    "white via": (b"Via: SIP", b" " * 2_000, b"\r\n"),
+    "lines": (b"", b"no colon\r\n" * 1_250, b""),
 }
+"""Beginning, what is repeated, end."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_heads_cost_little(name: str) -> None:
-    """SECURITY A11 wants less than 10 ms for a message; the best of five leaves out a busy machine."""
-    data = START + HOSTILE[name] + ESSENTIALS + b"\r\n"
+def test_hostile_heads_cost_no_more_than_their_length(name: str) -> None:
+    """Four times as long may take four times as long, not sixteen (SECURITY A11); the best of some leaves out what else
+    the machine does."""
+    begin, repeated, end = HOSTILE[name]
+    short, long = (_seconds(START + begin + repeated * times + end + ESSENTIALS + b"\r\n") for times in (1, 4))
+    assert long < 8 * short
+
+
+def _seconds(data: bytes) -> float:
     taken = []
-    for _ in range(5):
+    for _ in range(7):
         begun = time.perf_counter()
         with contextlib.suppress(MessageError):
             _ = parse(data).headers.values("Contact")
         taken.append(time.perf_counter() - begun)
-    assert min(taken) < 0.010
+    return min(taken)
 
 
 # --- any bytes

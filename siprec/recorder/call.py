@@ -15,7 +15,7 @@ from typing import Any
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.errors import ArchiveError, LocalError, Overload, PeerError, SdpError
+from siprec.errors import ArchiveError, LocalError, Overload, PeerError, RenderError, SdpError
 from siprec.media.ports import PortPair
 from siprec.recorder import describe
 from siprec.recorder.books import Books
@@ -538,7 +538,7 @@ class Call:
         self.settled.set()
         try:
             found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
-        except (LocalError, OSError, RuntimeError) as error:
+        except (RenderError, OSError) as error:
             self.log.error("recording could not be rendered, its capture is kept", error=str(error))
             await self.leg.on_disk(mark_failed, self._folder.path, str(error))
             await self.fire(Event.RENDER_FAILED)

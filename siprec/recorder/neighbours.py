@@ -100,7 +100,7 @@ class Neighbours:
                 await store.adopt(orphan.session_id, policy.node, self._use.boot, record.call.fence)
                 done = await self._use.pool.run(finish, folder, policy.finish)
                 await store.tombstone(orphan.session_id, "lost")
-            except (SiprecError, OSError, RuntimeError) as error:
+            except (SiprecError, OSError) as error:
                 self._log.warning("orphan not finished", session=orphan.session_id, error=repr(error))
             else:
                 self._log.info("orphan finished", session=orphan.session_id, node=orphan.node, verdict=done.verdict)

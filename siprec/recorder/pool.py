@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
+from siprec.errors import RenderError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -34,10 +36,6 @@ ATTEMPTS = 2
 """A job that kills two renderers is to blame itself."""
 
 _PR_SET_PDEATHSIG = 1
-
-
-class RendererDied(RuntimeError):
-    """A job took its renderer with it, each time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +67,7 @@ class RenderPool:
         self._waiting: deque[_Job] = deque()
 
     async def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`job(*args)` in a renderer. Raises what the job raises, or RendererDied when it broke two of them."""
+        """`job(*args)` in a renderer. Raises RenderError with what the job raised, or when it broke two of them."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Job(pickle.dumps((job, args, kwargs)), future))
         self._go_on()
@@ -129,7 +127,7 @@ class RenderPool:
         if job.attempts < ATTEMPTS:
             self._waiting.appendleft(job)
         else:
-            job.future.set_exception(RendererDied(f"{ATTEMPTS} renderers died of it"))
+            job.future.set_exception(RenderError(f"{ATTEMPTS} renderers died of it"))
 
     def _let_go(self, renderer: _Renderer) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be over
@@ -141,14 +139,11 @@ class RenderPool:
 
 
 def _settle(future: asyncio.Future[Any], answer: bytes) -> None:
-    try:
-        done, result = pickle.loads(answer)  # noqa: S301  from a process of ours
-    except Exception as error:  # noqa: BLE001  an exception that does not survive the way
-        done, result = False, RuntimeError(repr(error))
-    if done:
+    result, trouble = pickle.loads(answer)  # noqa: S301  from a process of ours
+    if trouble is None:
         future.set_result(result)
     else:
-        future.set_exception(result)
+        future.set_exception(RenderError(trouble))
 
 
 def _render(pipe: Connection, parent: int) -> None:
@@ -164,13 +159,11 @@ def _render(pipe: Connection, parent: int) -> None:
 
 
 def _answer(job: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
+    """The result, and what went wrong as text: not every exception survives the way."""
     try:
-        return pickle.dumps((True, job(*args, **kwargs)))
-    except Exception as error:  # noqa: BLE001  it is raised where the job was given
-        try:
-            return pickle.dumps((False, error))
-        except Exception:  # noqa: BLE001  one that cannot be sent
-            return pickle.dumps((False, RuntimeError(repr(error))))
+        return pickle.dumps((job(*args, **kwargs), None))
+    except Exception as error:  # noqa: BLE001  one job that fails is no reason to end
+        return pickle.dumps((None, str(error) or repr(error)))
 
 
 def _become_renderer(parent: int) -> None:

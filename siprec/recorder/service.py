@@ -376,7 +376,7 @@ class Recorder:
                 log_.info(
                     "recording salvaged", verdict=done.verdict, reason=done.reason, seconds=round(done.duration, 2)
                 )
-            except (SiprecError, OSError, RuntimeError) as error:
+            except (SiprecError, OSError) as error:
                 log_.error("recording could not be salvaged, its capture is kept", error=str(error))
                 await asyncio.to_thread(mark_failed, folder.path, str(error))
 

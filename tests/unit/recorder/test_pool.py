@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from siprec.errors import RenderError
-from siprec.recorder.pool import ATTEMPTS, NICENESS, RendererDied, RenderPool
+from siprec.recorder.pool import ATTEMPTS, NICENESS, RenderPool
 
 
 class Unsendable(Exception):
@@ -66,7 +66,7 @@ async def test_jobs_run_in_other_processes_at_most_so_many_at_once(pool: RenderP
 async def test_what_a_job_raises_is_raised_here(pool: RenderPool) -> None:
     with pytest.raises(RenderError, match="a reason"):
         await pool.run(refuse, "a reason")
-    with pytest.raises(RuntimeError, match="a secret"):
+    with pytest.raises(RenderError, match="a secret"):
         await pool.run(refuse_strangely)
     assert await pool.run(which)
 
@@ -76,7 +76,7 @@ async def test_a_job_whose_renderer_dies_is_tried_once_more(pool: RenderPool, tm
 
 
 async def test_a_job_that_kills_each_renderer_is_given_up(pool: RenderPool, tmp_path: Path) -> None:
-    with pytest.raises(RendererDied):
+    with pytest.raises(RenderError):
         await pool.run(die, tmp_path, 100)
     assert len(list(tmp_path.iterdir())) == ATTEMPTS
     assert await pool.run(which)

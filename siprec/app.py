@@ -75,10 +75,10 @@ async def serve(configuration: Configuration, store: FdStore) -> int:
     Raises ConfigurationError, ListenError before anything is answered.
     """
     ending = Ending()
+    spare_collections()
     with folders_held(configuration.settings, store), ended_by_signals(ending, store):
         async with AsyncExitStack() as stack:
             await start(configuration, stack, store=store, ending=ending)
-            spare_collections()
             await ending.wait()
     return ending.exit_code
 

@@ -98,8 +98,8 @@ def collecting_later() -> Iterator[None]:
 
 
 def spare_collections() -> None:
-    """Search less for garbage: never again in what a start has made, and in what is new once some calls have come and
-    gone, not several times in each. What cycles hold meanwhile are some MB.
+    """Search less for garbage: never again in what is there now (modules; no session may be among it), and in what is
+    new once some calls have come and gone, not several times in each. What cycles hold meanwhile are some MB.
     """
     gc.collect()
     gc.freeze()

@@ -24,6 +24,9 @@ MAX_ROOMS = 32
 """Buffers kept, of a MiB each with G.711: the rounds of one tick at 12 000 streams. More are used while the disk is
 slow, and given back."""
 
+REVIEW_FILLS = 300
+"""Rounds, a minute's with few streams, after which buffers that none of them needed are given back."""
+
 
 class NativeReceiver:
     """Drains the streams of `table`; what takes thought goes to `arena`."""
@@ -36,6 +39,8 @@ class NativeReceiver:
         self._counts = np.zeros(GROUP_SOCKETS, np.int64)
         self._ends = np.zeros(GROUP_SOCKETS + 1, np.int64)
         self._rooms: list[_Room] = []
+        self._fills = 0
+        self._needed = 0  # rooms, since they were reviewed
         self._memory = self._addresses()
 
     def fill(self, sockets: Sockets, begin: int) -> Fill:
@@ -63,12 +68,16 @@ class NativeReceiver:
         return array("Q", [*found, slots, streams, GROUP_SOCKETS, slots * STRIDE, 0, 0, 0, 0])
 
     def _room(self) -> _Room:
-        """One that nobody holds a part of."""
-        found = next((each for each in self._rooms if each.free()), None)
-        if found is None:
-            found = _Room(self.arena.slots * STRIDE)
-            if len(self._rooms) < MAX_ROOMS:
-                self._rooms.append(found)
+        """One that nobody holds a part of: the first, so that those come to rest that only a slow disk needed."""
+        self._fills += 1
+        if self._fills % REVIEW_FILLS == 0:
+            del self._rooms[self._needed :]
+            self._needed = 0
+        number = next((number for number, each in enumerate(self._rooms) if each.free()), len(self._rooms))
+        found = self._rooms[number] if number < len(self._rooms) else _Room(self.arena.slots * STRIDE)
+        if number == len(self._rooms) < MAX_ROOMS:
+            self._rooms.append(found)
+        self._needed = max(self._needed, number + 1)
         return found
 
 

@@ -228,6 +228,22 @@ def test_rooms_are_used_again_and_no_more_than_some_are_kept(line: Line, monkeyp
     assert len(line.receiver._rooms) == 2
 
 
+def test_rooms_that_are_not_needed_any_more_are_given_back(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siprec.media.native.REVIEW_FILLS", 4)
+    held = []
+    for number in range(100, 103):
+        line.send(1, first=number)
+        held.append(laid(line.fill()).data)
+    assert len(line.receiver._rooms) == 3
+    held.clear()
+    for _ in range(4):
+        line.fill()
+    assert len(line.receiver._rooms) == 3
+    for _ in range(4):
+        line.fill()
+    assert len(line.receiver._rooms) == 1
+
+
 @pytest.mark.parametrize("where", ["arena", "table"])
 def test_arrays_of_another_length_are_refused(line: Line, where: str) -> None:
     if where == "arena":

@@ -81,11 +81,6 @@ def ended_by_signals(ending: Ending, store: FdStore) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-YOUNG_OBJECTS, YOUNG_ROUNDS = 10_000, 3
-"""New objects before they are searched for garbage, those of about 30 calls; and searches before what they left is
-searched once more: cycles hold 3 MB meanwhile."""
-
-
 @contextmanager
 def collecting_later() -> Iterator[None]:
     """Within: no search for garbage. What a start brings back stays, and is looked through again and again else: that
@@ -99,12 +94,11 @@ def collecting_later() -> Iterator[None]:
 
 
 def spare_collections() -> None:
-    """Search less for garbage: never again in what is there now (modules; no session may be among it), and in what is
-    new once some calls have come and gone, not several times in each. What cycles hold meanwhile are some MB.
+    """Search for garbage never again in what is there now: modules; no session may be among it. What is new is searched
+    as often as ever: a flood of damaged messages would hold tens of MB else.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, YOUNG_ROUNDS)
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ from siprec.net.address import bound_socket
 from siprec.net.signalling import Pump
 from siprec.net.tcp import TcpListener
 from siprec.net.udp import UdpListener
-from siprec.process import Ending, collecting_later, ended_by_signals, locked, pulse, spare_collections
+from siprec.process import Ending, collecting_later, ended_by_signals, freeze_modules, locked, pulse
 from siprec.recorder.facilities import Facilities, Policy
 from siprec.recorder.finish import FinishOptions
 from siprec.recorder.gate import Limits, free_bytes
@@ -75,7 +75,7 @@ async def serve(configuration: Configuration, store: FdStore) -> int:
     Raises ConfigurationError, ListenError before anything is answered.
     """
     ending = Ending()
-    spare_collections()
+    freeze_modules()
     with folders_held(configuration.settings, store), ended_by_signals(ending, store):
         async with AsyncExitStack() as stack:
             await start(configuration, stack, store=store, ending=ending)

@@ -93,7 +93,7 @@ def collecting_later() -> Iterator[None]:
         gc.enable()
 
 
-def spare_collections() -> None:
+def freeze_modules() -> None:
     """Search for garbage never again in what is there now: modules; no session may be among it. What is new is searched
     as often as ever: a flood of damaged messages would hold tens of MB else.
     """

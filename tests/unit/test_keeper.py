@@ -340,8 +340,8 @@ def test_four_seconds_of_stillness_are_borne_and_six_are_not(kept: Start) -> Non
     os.kill(worker, signal.SIGSTOP)
     time.sleep(4.0)
     os.kill(worker, signal.SIGCONT)
-    server.send(port, "store.watchdog(); store.barrier(5)")  # it has been heard of again
-    server.next("got")
+    server.send(port, "store.watchdog(); store.barrier(5); say('heard')")
+    server.next("heard")
     os.kill(worker, signal.SIGSTOP)
     began = time.monotonic()
     server.next("worker is stuck")
@@ -352,15 +352,15 @@ def test_four_seconds_of_stillness_are_borne_and_six_are_not(kept: Start) -> Non
 def test_a_machine_that_stood_still_is_no_fault_of_the_worker(kept: Start) -> None:
     server = kept(BEATING, command=impatient("WATCHDOG_SECONDS = 3.0"))
     worker, port = server.started(), server.ready()
-    server.send(port, "store.barrier(5)")
-    server.next("got")
+    server.send(port, "store.barrier(5); say('heard')")
+    server.next("heard")
     for pid in (server.process.pid, worker):
         os.kill(pid, signal.SIGSTOP)
     time.sleep(5.0)
     for pid in (worker, server.process.pid):
         os.kill(pid, signal.SIGCONT)
-    server.send(port, "store.barrier(5)")
-    server.next("got")
+    server.send(port, "store.barrier(5); say('heard')")
+    server.next("heard")
     assert not [line for line in server.lines if "stuck" in line]
 
 

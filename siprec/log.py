@@ -28,6 +28,7 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=28, sort_keys=False) if console else _json
     )
+    writer = structlog.WriteLogger(cast(TextIO, out))  # one for all: each would hold its own ways to the stream
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -38,7 +39,7 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, out)),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
 

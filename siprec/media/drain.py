@@ -11,7 +11,7 @@ import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,14 +73,25 @@ class CaptureResult:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """The streams that share one file. `ended` keeps the counters of those that are gone; `closed` is done
-    when the file is. `identity` is ours in the RTCP of all of them."""
+    """The streams that share one file. `ended` keeps the counters of those that are gone. `identity` is ours in the
+    RTCP of all of them."""
 
     file: CaptureFile
     streams: list[Stream] = field(default_factory=list)
     ended: list[tuple[int, StreamCounters]] = field(default_factory=list)
-    closed: Future[CaptureResult] = field(default_factory=Future)
     identity: Identity = field(default_factory=Identity)
+    _closed: Future[CaptureResult] | None = None
+
+    @property
+    def closed(self) -> Future[CaptureResult]:
+        """Done when the file is. Made when it is first asked for, by any thread: a future holds 1.5 KB."""
+        with _CLOSING:
+            if self._closed is None:
+                self._closed = Future()
+            return self._closed
+
+
+_CLOSING = threading.Lock()
 
 
 class _Share(NamedTuple):
@@ -273,11 +284,11 @@ class Drain:
             self._read_only(stream)
             self.table.writing[stream.index] = writing
 
-    def set_payload_types(self, stream: Stream, types: frozenset[int], rates: dict[int, int]) -> None:
+    def set_payload_types(self, stream: Stream, types: frozenset[int], rates: Mapping[int, int]) -> None:
         """New types count at once, old ones for a while longer."""
         if stream.index < 0:
             return
-        stream.rates |= rates
+        stream.rates = {**stream.rates, **rates}
         old = stream.source.payload_types
         self.table.set_payload_types(stream, types | old)
         stream.old_types_until = clock.monotonic() + OLD_TYPES_SECONDS

@@ -117,7 +117,7 @@ class LocalSession:
         exchange = Exchange(self._session.identity)
         destination = terms.get("destination") or pair.address
         stream = Stream(channel, pair, source, self._session.file, destination, exchange)
-        stream.rates = dict(terms.get("clock_rates", {}))
+        stream.rates = terms.get("clock_rates", {})
         add = partial(
             self._drain.add,
             self._session,
@@ -166,7 +166,7 @@ class LocalStream:
     def update(self, **changes: Unpack[Changes]) -> None:
         drain, stream = self._drain, self.stream
         if "payload_types" in changes:
-            rates = dict(changes.get("clock_rates", {}))
+            rates = changes.get("clock_rates", {})
             drain.submit(partial(drain.set_payload_types, stream, changes["payload_types"], rates), at_once=True)
         if "remote" in changes:
             drain.submit(partial(drain.set_remote, stream, changes["remote"]), at_once=True)

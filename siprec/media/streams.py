@@ -6,7 +6,7 @@ Only the drain thread writes here. Any thread may read a single number: it is wh
 from __future__ import annotations
 
 import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,7 +107,7 @@ class Stream:
     drops: int = 0
     drops_seen_ns: int = 0
     new_types: frozenset[int] = frozenset()
-    rates: dict[int, int] = field(default_factory=dict)
+    rates: Mapping[int, int] = field(default_factory=dict)
     old_types_until: float = 0.0
     final: StreamCounters | None = None
 

@@ -110,7 +110,7 @@ class CaptureFile:
         self.directory = directory
         self._first = first
         self.outages = OutageLog()
-        self.paths: list[Path] = []
+        self._last = first
         self.octets = 0
         self._whole: int | None = None  # where to cut the file, when what is behind is not whole
         self.finish: Callable[[], None] | None = None
@@ -119,8 +119,12 @@ class CaptureFile:
         self._segment_seconds = segment_seconds
         self.segment_ends = now + segment_seconds if segment_seconds else math.inf
         self.descriptor = create(directory, first) if descriptor is None else descriptor
-        self.paths.append(path_of(directory, first))
         self.device = os.fstat(self.descriptor).st_dev
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the row so far."""
+        return [path_of(self.directory, number) for number in range(self._first, self._last + 1)]
 
     def failed(self, done: int) -> None:
         """A write failed after `done` bytes."""
@@ -136,14 +140,13 @@ class CaptureFile:
 
     def rotate(self, now: float) -> int:
         """Begin the next segment; gives the old file's new descriptor, to be synced and closed. Raises OSError."""
-        path = path_of(self.directory, self._first + len(self.paths))
-        new = _create(path)
+        new = _create(path_of(self.directory, self._last + 1))
         try:
             old = fcntl.fcntl(self.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
             os.dup2(new, self.descriptor, inheritable=False)
         finally:
             os.close(new)
-        self.paths.append(path)
+        self._last += 1
         self.segment_ends = now + self._segment_seconds
         return old
 

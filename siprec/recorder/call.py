@@ -66,12 +66,12 @@ class Call:
         self._inbox: Inbox[Item] = Inbox()
         self._acknowledged = Flag()
         self._on_dialog: Callable[[DialogKey], None] = lambda _: None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: list[asyncio.Task[None]] = []
         self._ended_at = 0
         self._contact = Contact(self, facilities.policy)
         self.books = Books(self, facilities.store, alone=facilities.cluster.alone)
         self.record = record
-        self.invites: set[str] = set()
+        self.invites: list[str] = []
         self._gone = False  # to another node
         self.closed = Flag()  # its capture is closed and its end is on disk
         self.done = Flag()
@@ -349,8 +349,8 @@ class Call:
         await self.fire(Event.TAKEN_OVER)
         await self.fire(Event.RECOVERED if self.active else Event.INACTIVE)
         retiring = asyncio.ensure_future(self._retire(old, ended_ns))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        self._retiring.append(retiring)
+        retiring.add_done_callback(self._retiring.remove)
         await self._contact.heard()
         self.log.info("call carried on", how=item.how, fence=self.data.fence, from_node=item.from_node)
 

@@ -36,7 +36,7 @@ class Contact:
         self._heard_at = clock.monotonic()
         self._asked_at: float | None = None
         self._lost_at: float | None = None
-        self._told: set[int] = set()
+        self._told: list[int] = []
         self._snapshot = Snapshot(call)
 
     # ------------------------------------------------------------------ told by the call
@@ -162,7 +162,7 @@ class Contact:
             return
         for channel in call.leg.intake.silent(call.data.channels, now - long):
             if channel.index not in self._told:
-                self._told.add(channel.index)
+                self._told.append(channel.index)
                 call.log.warning("stream is quiet", alarm="one-way", channel=channel.index, setting="RTP_TIMEOUT")
                 call.leg.note("one-way", channel=channel.index, label=channel.label, quiet_for_s=long)
 

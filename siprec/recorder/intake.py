@@ -7,6 +7,8 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from siprec.archive.manifest import RefusedEntry
 from siprec.errors import ListenError, SdpError
@@ -16,6 +18,7 @@ from siprec.media.part import Part, PartStream, PayloadFormat, Phase
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import SourcePolicy
 from siprec.sdp.crypto import SUITES, master
+from siprec.sdp.model import Format
 from siprec.session.keyring import Keyring
 from siprec.session.model import CallData, Channel
 
@@ -127,7 +130,7 @@ class Intake:
         self._networks = networks
         self._now = now
         self._lines: dict[int, _Line] = {}
-        self._removing: set[asyncio.Future[None]] = set()
+        self._removing: list[asyncio.Future[None]] = []
         self.refused: list[RefusedEntry] = []
         self.sent: dict[int, int] = {}
         """Packets that the SRC says it has sent on each channel, where it said so in RTCP; complete once finished."""
@@ -193,8 +196,8 @@ class Intake:
         line = self._lines.pop(channel.index)
         _enter_phase(line.plan, channel, at_ns)
         removing = asyncio.ensure_future(self._let_go(line))
-        self._removing.add(removing)
-        removing.add_done_callback(self._removing.discard)
+        self._removing.append(removing)
+        removing.add_done_callback(self._removing.remove)
 
     async def _let_go(self, line: _Line) -> None:
         await asyncio.wrap_future(line.capture.remove())
@@ -284,12 +287,19 @@ def local_address_towards(remote: str) -> str:
 
 def payload_types(channel: Channel) -> frozenset[int]:
     """The payload types that `channel` may carry."""
-    return frozenset(each.payload_type for each in channel.formats)
+    return _clock_rates(channel.formats)[0]
 
 
-def clock_rates(channel: Channel) -> dict[int, int]:
+def clock_rates(channel: Channel) -> Mapping[int, int]:
     """The RTP clock of each payload type."""
-    return {each.payload_type: each.clock_rate for each in channel.formats}
+    return _clock_rates(channel.formats)[1]
+
+
+@lru_cache(maxsize=64)
+def _clock_rates(formats: tuple[Format, ...]) -> tuple[frozenset[int], Mapping[int, int]]:
+    """Streams with the same formats, which are nearly all of an SRC, share what is kept of them."""
+    rates = {each.payload_type: each.clock_rate for each in formats}
+    return frozenset(rates), MappingProxyType(rates)
 
 
 def srtp_terms(data: CallData, channel: Channel, *, keyring: Keyring) -> SrtpTerms | None:

@@ -217,7 +217,7 @@ class Recorder:
             case Found(call):
                 how: How = "fresh-invite" if replaces is None else "reinvite" if event.request.to.tag else "replaces"
                 self._by_invite[event.transaction] = call
-                call.invites.add(event.transaction)
+                call.invites.append(event.transaction)
                 call.post(_take_over(event, how, source, found, own))
             case Anew() if own is not None:
                 own.post(event)
@@ -296,7 +296,7 @@ class Recorder:
         self._calls[call.data.session_id] = call
         self._offered.add(call)
         self._by_invite[event.transaction] = call
-        call.invites.add(event.transaction)
+        call.invites.append(event.transaction)
         self._spawn(self._run(call))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -46,25 +46,25 @@ class Flag:
 class Inbox(Generic[T]):
     """`asyncio.Queue` for one reader."""
 
-    __slots__ = ("_filled", "_items")
+    __slots__ = ("_items", "_reader")
 
     def __init__(self) -> None:
         self._items: list[T] = []
-        self._filled = Flag()
+        self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: T) -> None:
         self._items.append(item)
-        self._filled.set()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     async def get(self) -> T:
-        await self._filled.wait()
-        item = self._items.pop(0)
-        if not self._items:
-            self._filled.clear()
-        return item
+        while not self._items:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        self._reader = None
+        return self._items.pop(0)
 
     def left(self) -> list[T]:
         """What nobody takes any more."""
         left, self._items = self._items, []
-        self._filled.clear()
         return left

@@ -15,7 +15,7 @@ from typing import Any
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.errors import ArchiveError, LocalError, Overload, PeerError, RenderError, SdpError
+from siprec.errors import ArchiveError, Overload, PeerError, RenderError, SdpError
 from siprec.media.ports import PortPair
 from siprec.recorder import describe
 from siprec.recorder.books import Books
@@ -47,8 +47,8 @@ from siprec.store.base import SessionRecord
 QUIET_SECONDS = 1.0
 """A released session whose streams sent nothing for so long has moved for good."""
 
-UNTOLD_FENCES = 100
-"""Processes before us that may have died in turn before the journal heard of their fence; a part tells of each."""
+OVER = frozenset({State.ENDING, State.ENDED, State.FAILED})
+"""Nothing that a peer does changes such a session."""
 
 RETIRE_SECONDS = 2.0
 """A dialog that was taken over gets its BYE this long after the 200 OK, if no ACK came before."""
@@ -115,12 +115,14 @@ class Call:
         """
         self._on_dialog = on_dialog
         try:
-            while not self._gone and self.data.state not in {State.ENDED, State.FAILED}:
+            while not self._gone and self.data.state not in OVER:
                 item = await self._inbox.get()
                 await self._take(item)
                 if not isinstance(item, AckReceived | Keep):  # nothing in a note of theirs is worth a write of its own
                     await self.books.note()
                 del item  # a request with its body would be held until the next comes
+            if self.data.state is State.ENDING and not self._gone:
+                await self._render()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
@@ -134,18 +136,17 @@ class Call:
         """What nobody takes up any more once `run` has returned."""
         return self._inbox.left()
 
+    def dissolve(self) -> None:
+        """Let go of what refers to us, when `run` has returned: else all of it would stay until garbage is searched."""
+        del self._contact, self.books, self.leg, self._on_dialog
+
     def recapture(self, pairs: dict[int, PortPair], *, lasting: bool) -> None:
         """In a files thread: a part of its own for a stored session, on the sockets it had.
 
         `lasting`: they outlived the old process; what came meanwhile waits in them, stamped with its arrival.
         """
         started_ns = self.data.started_ns if lasting else None
-        for _ in range(UNTOLD_FENCES):
-            with contextlib.suppress(FileExistsError):
-                self.leg.reopen(self._folder, pairs, started_ns=started_ns or clock.wall_ns())
-                return
-            self.data.fence = self.leg.fence = self.data.fence + 1
-        raise LocalError(f"there is a part of each fence up to {self.data.fence}")
+        self.leg.reopen(self._folder, pairs, started_ns=started_ns or clock.wall_ns())
 
     def resume(self) -> None:
         """Carry a stored session on; what tells of it is written when it gets `Restored`."""
@@ -532,10 +533,14 @@ class Call:
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
-    async def _render(self) -> None:
-        self.log.debug("rendering")
+    async def _closed(self) -> None:
+        """What is left is rendering, which our task does once nothing of the event that ended the call is held."""
         self.closed.set()
         self.settled.set()
+
+    async def _render(self) -> None:
+        self.log.debug("rendering")
+        self.leg.lighten()
         try:
             found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
         except (RenderError, OSError) as error:
@@ -551,7 +556,7 @@ class Call:
         Effect.SEND_BYE: _send_bye,
         Effect.CLOSE_CAPTURE: _close_capture,
         Effect.SAVE: lambda call: call.books.save(),
-        Effect.RENDER: _render,
+        Effect.RENDER: _closed,
         Effect.RELEASE: lambda call: call.books.bury(),
     }
 

@@ -41,6 +41,9 @@ NOTES_LIMIT = 1000
 ABSENCE_NS = 250_000_000
 """A leg whose last packet is older than this has lost its SRC: its part ends with that packet."""
 
+UNTOLD_FENCES = 100
+"""Processes before us that may have died in turn before the journal heard of their fence; a part tells of each."""
+
 RESUMED_REFRESH_SECONDS = 1.0
 """After a restart a session timer that is ours is refreshed this soon: by then the listeners are open."""
 
@@ -111,10 +114,10 @@ class Leg:
     def reopen(self, folder: RecordingFolder, pairs: dict[int, PortPair], *, started_ns: int) -> None:
         """Make a further part that captures a restored session's open channels; each socket is taken out of `pairs`.
 
-        To be called in a files thread, before anybody else knows of this leg. Raises OSError, ArchiveError.
+        To be called in a files thread, before anybody else knows of this leg. Raises OSError, ArchiveError, LocalError.
         """
         self._dossier = Dossier(folder)
-        self.dossier.make(self.fence, self._use.policy.node)
+        self._make_further()
         self._plan(started_ns)
         self.intake.begin(self._capture(self.dossier.part.path))
         now_ns = clock.wall_ns()
@@ -124,6 +127,13 @@ class Leg:
                 del pairs[channel.index]
         self.interrupted_since(self._data.saved_ns)
         self.dossier.write(Papers(), self.part)  # without it nobody could read the capture, should we die right now
+
+    def _make_further(self) -> None:
+        for _ in range(UNTOLD_FENCES):
+            with contextlib.suppress(FileExistsError):
+                return self.dossier.make(self.fence, self._use.policy.node)
+            self._data.fence = self.fence = self._data.fence + 1
+        raise LocalError(f"there is a part of each fence up to {self.fence}")
 
     def _plan(self, started_ns: int) -> None:
         policy, data = self._use.policy, self._data
@@ -196,6 +206,10 @@ class Leg:
         if not saved:
             await self.save_at_last()
         return result
+
+    def lighten(self) -> None:
+        """Let go of what only a live leg needs, once all of it is saved: hundreds may wait to be rendered."""
+        self._intake = self._dossier = None
 
     async def discard(self) -> None:
         """Close the capture and remove the part: nothing was answered, so there is nothing to hear in it."""

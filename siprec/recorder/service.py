@@ -325,6 +325,7 @@ class Recorder:
                 self._spawn(self._recover(item.event, item.source, None))
             elif isinstance(item, RequestReceived):
                 self._answer_and_flush(item, 200 if item.request.method == "BYE" else 481)
+        call.dissolve()
 
     def _options(self, event: RequestReceived, now: float) -> None:
         self._answer(event, 200, now, [("Accept", ", ".join(bodies.ACCEPT))])

@@ -11,17 +11,15 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.errors import ArchiveError, Overload, PeerError, RenderError, SdpError
+from siprec.errors import ArchiveError, Overload, PeerError, SdpError
 from siprec.media.ports import PortPair
 from siprec.recorder import describe
 from siprec.recorder.books import Books
 from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
 from siprec.recorder.facilities import Facilities
-from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.items import Check, HungUp, Item, Keep, MovedInto, Released, Restored, Stop, TakeOver
 from siprec.recorder.learn import held, learn
 from siprec.recorder.leg import HeaderList, Leg
@@ -55,7 +53,8 @@ RETIRE_SECONDS = 2.0
 
 
 class Call:
-    """One recording session and its task. `done` is set when its audio is on disk, or never will be.
+    """One recording session and its task. `closed` is set when its capture and its end are on disk, or never will be;
+    then `to_render` tells whether it is to be rendered.
 
     `invites`: transactions of the INVITEs that were handed to it.
     """
@@ -73,8 +72,8 @@ class Call:
         self.record = record
         self.invites: list[str] = []
         self._gone = False  # to another node
-        self.closed = Flag()  # its capture is closed and its end is on disk
-        self.done = Flag()
+        self.closed = Flag()
+        self.to_render = False
         self.settled = Flag(is_set=True)  # cleared for a restored session until that is on disk
         self.log = log.get(session=record.call.session_id, call_id=record.call.call_id)
         self.leg = self._new_leg(remote, fence=record.call.fence, takes_over=False)
@@ -109,7 +108,7 @@ class Call:
             self._inbox.put(item)
 
     async def run(self, on_dialog: Callable[[DialogKey], None]) -> None:
-        """Handle events until the recording is on disk. Never raises for what a peer sends.
+        """Handle events until the session is over. Never raises for what a peer sends.
 
         `on_dialog` is told the key of each dialog the session gets, before its next event can arrive.
         """
@@ -121,16 +120,14 @@ class Call:
                 if not isinstance(item, AckReceived | Keep):  # nothing in a note of theirs is worth a write of its own
                     await self.books.note()
                 del item  # a request with its body would be held until the next comes
-            if self.data.state is State.ENDING and not self._gone:
-                await self._render()
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
             await self._abandon()
         finally:
             self.leg.refresh.stop()
             self.books.forget()
-            for each in (self.settled, self.closed, self.done):
-                each.set()
+            self.settled.set()
+            self.closed.set()
 
     def left(self) -> list[Item]:
         """What nobody takes up any more once `run` has returned."""
@@ -533,30 +530,14 @@ class Call:
             packets = sum(counters.accepted for _, counters in result.counters)
             self.log.debug("capture closed", packets=packets, octets=result.octets)
 
-    async def _closed(self) -> None:
-        """What is left is rendering, which our task does once nothing of the event that ended the call is held."""
-        self.closed.set()
-        self.settled.set()
-
     async def _render(self) -> None:
-        self.log.debug("rendering")
-        self.leg.lighten()
-        try:
-            found = await self._use.pool.run(finish, self._folder.path, self._use.policy.finish)
-        except (RenderError, OSError) as error:
-            self.log.error("recording could not be rendered, its capture is kept", error=str(error))
-            await self.leg.on_disk(mark_failed, self._folder.path, str(error))
-            await self.fire(Event.RENDER_FAILED)
-            return
-        details: dict[str, Any] = {"verdict": found.verdict, "reason": found.reason, "file": str(found.audio)}
-        self.log.info("recording ready", seconds=round(found.duration, 2), **details)
-        await self.fire(Event.RENDERED)
+        self.to_render = True
 
     _EFFECTS: dict[Effect, Callable[[Call], Awaitable[None]]] = {
         Effect.SEND_BYE: _send_bye,
         Effect.CLOSE_CAPTURE: _close_capture,
         Effect.SAVE: lambda call: call.books.save(),
-        Effect.RENDER: _closed,
+        Effect.RENDER: _render,
         Effect.RELEASE: lambda call: call.books.bury(),
     }
 

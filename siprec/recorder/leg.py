@@ -207,10 +207,6 @@ class Leg:
             await self.save_at_last()
         return result
 
-    def lighten(self) -> None:
-        """Let go of what only a live leg needs, once all of it is saved: hundreds may wait to be rendered."""
-        self._intake = self._dossier = None
-
     async def discard(self) -> None:
         """Close the capture and remove the part: nothing was answered, so there is nothing to hear in it."""
         if self._intake is not None:

@@ -55,12 +55,12 @@ class _Renderer:
 
 
 class RenderPool:
-    """Renders with at most `workers` processes, begun as they are needed and kept; a job whose process dies is tried
-    once more.
+    """Renders with at most `workers` processes (`most`), begun as they are needed and kept; a job whose process dies is
+    tried once more.
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self._most = workers or max(1, (os.cpu_count() or 2) - 1)
+        self.most = workers or max(1, (os.cpu_count() or 2) - 1)
         self._context = multiprocessing.get_context("spawn")
         self._renderers: list[_Renderer] = []
         self._idle: list[_Renderer] = []
@@ -85,7 +85,7 @@ class RenderPool:
 
     def _go_on(self) -> None:
         """Give the jobs that wait to the renderers that do not."""
-        while self._waiting and (self._idle or len(self._renderers) < self._most):
+        while self._waiting and (self._idle or len(self._renderers) < self.most):
             job = self._waiting.popleft()
             if job.future.done():  # whoever waited has gone
                 continue

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+from collections import ChainMap
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from siprec.recorder.gate import RETRY_AFTER, Gate, Limits
 from siprec.recorder.items import Check, How, Item, MovedInto, Stop, TakeOver
 from siprec.recorder.neighbours import Neighbours
 from siprec.recorder.recovery import Anew, Found, Recovery, Refused
+from siprec.recorder.rendering import Renderings
 from siprec.recorder.restart import Restart
 from siprec.recorder.salvage import leftovers
 from siprec.recorder.waiting import Flag
@@ -79,6 +81,7 @@ class Recorder:
         self._by_invite: dict[str, Call] = {}
         self._calls: dict[str, Call] = {}
         self._arriving = 0  # INVITEs let in, whose session is still being looked for
+        self._renderings = Renderings(facilities)
         self._offered: set[Call] = set()  # new sessions that are not answered yet
         self.log = log.get()
         self.gate = Gate(
@@ -325,6 +328,8 @@ class Recorder:
                 self._spawn(self._recover(item.event, item.source, None))
             elif isinstance(item, RequestReceived):
                 self._answer_and_flush(item, 200 if item.request.method == "BYE" else 481)
+        if call.to_render:
+            self._renderings.add(call.record)
         call.dissolve()
 
     def _options(self, event: RequestReceived, now: float) -> None:
@@ -375,8 +380,8 @@ class Recorder:
         self._spawn(self._finish_leftovers())
 
     async def _finish_leftovers(self) -> None:
-        policy = self._use.policy
-        found = await asyncio.to_thread(lambda: list(leftovers(policy.root, policy.node, live=self._calls)))
+        policy, known = self._use.policy, ChainMap[str, Any](self._calls, self._renderings.records)
+        found = await asyncio.to_thread(lambda: list(leftovers(policy.root, policy.node, live=known)))
         for number, folder in enumerate(found, 1):
             log_ = self.log.bind(session=folder.session_id, leftover=f"{number} of {len(found)}")
             try:
@@ -397,18 +402,18 @@ class Recorder:
         calls = list(self._calls.values())
         for call in calls:
             call.post(Stop("server stopped"))
-        if calls:
+        if calls or self._renderings.records:
             self.log.info("stopping", calls=len(calls), rendering_for_s=timeout)
             await _all([call.closed for call in calls], CLOSE_SECONDS)
-            await _all([call.done for call in calls], timeout)
-        left = sum(not call.done.is_set() for call in calls)
+            await self._renderings.finish(timeout)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for call in calls:
-            if not call.done.is_set() or call.data.state not in FINISHED:
-                await self._give_up(call.data)
-        return left
+        ended = [*(call.data for call in calls), *self._renderings.left()]
+        left = {each.session_id: each for each in ended if each.state not in FINISHED}
+        for data in left.values():
+            await self._give_up(data)
+        return len(left)
 
     async def _give_up(self, data: CallData) -> None:
         """Have the store know that a session is over although it is not rendered: its folder will be salvaged."""
@@ -420,6 +425,7 @@ class Recorder:
         self.gate.draining = True
         for call in list(self._calls.values()):
             await call.books.keep_now()
+        await self._renderings.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

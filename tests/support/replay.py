@@ -89,8 +89,8 @@ class Clock:
 class RenderHere(RenderPool):
     """Renders in a thread of this process."""
 
-    def __init__(self, _workers: int | None = None) -> None:
-        pass
+    def __init__(self, workers: int | None = None) -> None:
+        self.most = workers or 1
 
     async def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(job, *args, **kwargs)

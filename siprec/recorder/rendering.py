@@ -1,0 +1,94 @@
+"""Recordings that wait to be rendered, and those that are.
+
+After a burst of calls, or while live ones take the processor, thousands wait. So nothing is held of them but whose they
+are: no task, no dialog, no metadata. All else is in their folders, where the next start finds what still waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any
+
+from siprec import clock, log
+from siprec.errors import RenderError, StoreError
+from siprec.recorder.facilities import Facilities
+from siprec.recorder.finish import finish, mark_failed
+from siprec.session.model import CallData
+from siprec.session.transitions import Event
+from siprec.store.base import Reason, SessionRecord
+
+
+class Renderings:
+    """Rendered in the order of their end, as many at once as there are renderers.
+
+    `records`: those that wait or are under way, by session id.
+    """
+
+    def __init__(self, facilities: Facilities) -> None:
+        self._use = facilities
+        self._alone = facilities.cluster.alone
+        self._waiting: deque[SessionRecord] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.records: dict[str, SessionRecord] = {}
+
+    def add(self, record: SessionRecord) -> None:
+        """Have a session that is closed rendered; its folder tells all that is needed for it."""
+        if self._alone:  # else the store is yet to be told of its end, with what it is found under
+            record.call.local_sdp = ""
+            record = SessionRecord(record.call)
+        self.records[record.call.session_id] = record
+        self._waiting.append(record)
+        if len(self._tasks) < self._use.pool.most:
+            task = asyncio.get_running_loop().create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, timeout: float) -> None:
+        """Wait until all are rendered, for at most `timeout` seconds, and leave the others where they are."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Leave all where they are."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def left(self) -> list[CallData]:
+        """The sessions that are not rendered."""
+        return [each.call for each in self.records.values()]
+
+    async def _work(self) -> None:
+        while self._waiting:
+            record = self._waiting.popleft()
+            logger = log.get(session=record.call.session_id, call_id=record.call.call_id)
+            try:
+                await self._render(record, logger)
+            except Exception as error:
+                logger.error("call failed", error=repr(error), exc_info=True)
+            del self.records[record.call.session_id]
+
+    async def _render(self, record: SessionRecord, logger: log.Logger) -> None:
+        call, policy = record.call, self._use.policy
+        folder = policy.folder(call.session_id)
+        logger.debug("rendering")
+        try:
+            found = await self._use.pool.run(finish, folder, policy.finish)
+        except (RenderError, OSError) as error:
+            logger.error("recording could not be rendered, its capture is kept", error=str(error))
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._use.files, mark_failed, folder, str(error))
+            event = Event.RENDER_FAILED
+        else:
+            details: dict[str, Any] = {"verdict": found.verdict, "reason": found.reason, "file": str(found.audio)}
+            logger.info("recording ready", seconds=round(found.duration, 2), **details)
+            event = Event.RENDERED
+        call.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
+        if not self._alone:
+            reason: Reason = "bye" if call.ended_by_src else "lost"
+            with contextlib.suppress(StoreError):
+                await self._use.store.tombstone(call.session_id, reason, record)
+        self._use.observers.emit("session", record)

@@ -36,8 +36,9 @@ class Renderings:
     def add(self, record: SessionRecord) -> None:
         """Have a session that is closed rendered; its folder tells all that is needed for it."""
         if self._alone:  # else the store is yet to be told of its end, with what it is found under
-            record.call.local_sdp = ""
-            record = SessionRecord(record.call)
+            call = record.call
+            call.local_sdp, call.external_ids, call.channels, call.history = "", {}, [], []
+            record = SessionRecord(call)
         self.records[record.call.session_id] = record
         self._waiting.append(record)
         if len(self._tasks) < self._use.pool.most:

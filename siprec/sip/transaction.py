@@ -11,7 +11,7 @@ The 2xx of an INVITE is not retransmitted here but by the endpoint, on every tra
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
@@ -289,6 +289,10 @@ _STARTS: Mapping[Effect, Input] = {
 }
 
 
+Running = tuple[tuple[Input, Timer], ...]
+"""The timers of a transaction by kind, one or two: a dict would take more than all else that is kept of it."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Transaction:
     """A running machine. `key` is what messages find it by, `id` what the user calls it, `packet` the message of
@@ -302,7 +306,7 @@ class Transaction:
     packet: bytes = b""
     state: State = State.TERMINATED
     interval: float = 0.0
-    timers: dict[Input, Timer] = field(default_factory=dict)
+    timers: Running = ()
 
     @property
     def finished(self) -> bool:
@@ -369,7 +373,7 @@ class TransactionLayer(Generic[TransactionT]):
 
     def fire(self, kind: Input, transaction: TransactionT, now: float) -> None:
         """A timer of a transaction is due."""
-        transaction.timers.pop(kind, None)
+        transaction.timers = _without(kind, transaction.timers)
         self.feed(transaction, kind, now)
 
     # --- effects -------------------------------------------------------------------------------------------
@@ -410,21 +414,26 @@ class TransactionLayer(Generic[TransactionT]):
         self._arm(kind, transaction, at)
 
     def _arm(self, kind: Input, transaction: TransactionT, at: float) -> None:
-        running = transaction.timers.get(kind)
-        if running is not None:
-            self._timers.stop(running)
-        transaction.timers[kind] = self._timers.start(at, _Due(self, kind, transaction))
+        for running, timer in transaction.timers:
+            if running is kind:
+                self._timers.stop(timer)
+        timer = self._timers.start(at, _Due(self, kind, transaction))
+        transaction.timers = (*_without(kind, transaction.timers), (kind, timer))
 
     def _stop_all(self, transaction: TransactionT, now: float) -> None:
-        for timer in transaction.timers.values():
+        for _, timer in transaction.timers:
             self._timers.stop(timer)
-        transaction.timers.clear()
+        transaction.timers = ()
         transaction.interval = 0.0
 
     def _destroy(self, transaction: TransactionT, now: float) -> None:
         self.by_key.pop(transaction.key, None)
         self.by_id.pop(transaction.id, None)
         self._on_destroyed(transaction)
+
+
+def _without(kind: Input, timers: Running) -> Running:
+    return tuple(each for each in timers if each[0] is not kind)
 
 
 class _Due(Generic[TransactionT]):

@@ -447,8 +447,7 @@ class Writer:
         for file in list(self._troubled):
             if self._catch_up(file):
                 del self._troubled[file]
-                if file.finish:
-                    file.finish()
+                _finish(file)
             elif file.finish and now >= file.finish_by:
                 self._give_up(file)
         if self.failing and not self._troubled:
@@ -481,8 +480,7 @@ class Writer:
             self._done += len(data)
         with contextlib.suppress(OSError):
             file.cut()
-        if file.finish:
-            file.finish()
+        _finish(file)
 
     def _sync(self, file: CaptureFile, future: Future[None]) -> None:
         self.syncer.flush(file, file.descriptor, close=False, done=lambda: resolve(future, None))
@@ -491,7 +489,14 @@ class Writer:
         file.finish = lambda: self.syncer.flush(file, file.descriptor, close=True, done=done)
         file.finish_by = clock.monotonic() + CLOSE_PATIENCE
         if file not in self._troubled:
-            file.finish()
+            _finish(file)
+
+
+def _finish(file: CaptureFile) -> None:
+    """Do what is to be done once all is written. It is let go of: it holds the file, and the session whose that is."""
+    finish, file.finish = file.finish, None
+    if finish is not None:
+        finish()
 
 
 def guarded(job: Callable[[], None], on_fault: Callable[[Fault], None]) -> None:

@@ -83,9 +83,13 @@ def serve(
     if not (worker or check or fdstore.provided(os.environ)):
         # One heap for each of a dozen threads would be kept at its high-water mark for ever.
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # The interpreter's own allocator gives a MiB back only when nothing is left in it: never, after a flood.
+        os.environ.setdefault("PYTHONMALLOC", "malloc")
         # What cleans up behind a process pool whose owner was killed is no line of our log.
         quiet = ["-W", "ignore::UserWarning:multiprocessing.resource_tracker"]
         keeper.become([sys.executable, "-P", *quiet, "-m", "siprec.cli", "serve", "--worker"])
+    if worker:  # those that render and capture for us hold nothing that comes and goes: for them it is the faster one
+        os.environ.pop("PYTHONMALLOC", None)
     with _sentences():
         from siprec import app
 

@@ -14,6 +14,8 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
+import multiprocessing.popen_spawn_posix  # else the first call that ends waits for it
+import multiprocessing.resource_tracker
 import os
 import pickle
 import signal

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from siprec import clock, log
 from siprec.cluster.base import Wish
 from siprec.errors import PeerError, SipError, SiprecError, StoreError
 from siprec.recorder.call import Call
+from siprec.recorder.ebb import Ebb, give_memory_back
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.gate import RETRY_AFTER, Gate, Limits
@@ -54,10 +53,6 @@ from siprec.store.base import SessionRecord
 
 WATCH_SECONDS = 0.5
 """How often interrupted sessions are looked at: RTP that returns should be seen at once."""
-
-CROWD = 100
-"""So many calls, and no fewer than are left, must have gone before what they hold in cycles is looked for: it is 24 KiB
-of each, and looking takes 0.1 ms for each of those that are left."""
 
 FINISHED = frozenset({State.ENDED, State.FAILED})
 
@@ -268,16 +263,16 @@ class Recorder:
         self._spawn(self._watch(interval))
 
     async def _watch(self, interval: float) -> None:
-        next_round, most = 0.0, 0
+        next_round, ebb = 0.0, Ebb()
         while True:
             await asyncio.sleep(min(WATCH_SECONDS, interval))
-            now, most = clock.monotonic(), max(most, len(self._calls))
+            now = clock.monotonic()
             everyone = now >= next_round
+            crowd_gone = ebb.is_due(len(self._calls) + len(self._renderings.records), now)
+            if everyone or crowd_gone:
+                await asyncio.to_thread(give_memory_back, thoroughly=crowd_gone)
             if everyone:
                 next_round = now + interval
-                crowd_gone = most - len(self._calls) >= max(CROWD, len(self._calls))
-                most = len(self._calls) if crowd_gone else most
-                await asyncio.to_thread(give_memory_back, with_garbage=crowd_gone)
                 await self._finish_orphans()
             for call in list(self._calls.values()):
                 if call.settled.is_set() and (everyone or call.data.state is State.INTERRUPTED):
@@ -467,18 +462,6 @@ async def _all(events: Sequence[Flag], timeout: float) -> None:
         async with asyncio.timeout(timeout):
             for each in events:
                 await each.wait()
-
-
-def give_memory_back(*, with_garbage: bool) -> None:
-    """Return to the system what a burst of calls has left free in the C heap (glibc keeps it otherwise).
-
-    `with_garbage`: what those calls hold in cycles too, which have grown too old to be looked at soon.
-    """
-    if with_garbage:
-        gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def observers() -> EventEmitter:

@@ -1,0 +1,49 @@
+"""Memory goes back to the system once a crowd of calls has gone; the heap keeps it otherwise.
+
+A crowd leaves in steps: calls end, are rendered, their transactions are over half a minute later. And what stays behind
+keeps whole pages: objects in the interpreter's free lists, which a search for garbage empties, and names in its type
+cache. So all of it is done several times.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+
+CROWD = 100
+"""So many calls, and no fewer than are left, must have gone before garbage is searched: looking takes 0.1 ms for each
+that is left."""
+
+AFTER_SECONDS = (0.0, 2.0, 5.0, 35.0)
+"""When it is done, from when the crowd had gone: what is left then are traces; the last are transactions (64*T1)."""
+
+
+class Ebb:
+    """Watches how many calls there are."""
+
+    def __init__(self) -> None:
+        self._most = 0
+        self._before = 0
+        self._due: list[float] = []
+
+    def is_due(self, count: int, now: float) -> bool:
+        """Whether a crowd has gone lately, and it is time to give memory back. To be asked about twice a second."""
+        self._most = max(self._most, count)
+        if self._most - count >= max(CROWD, count) and count == self._before:  # else more will have gone soon
+            self._most, self._due = count, [now + each for each in AFTER_SECONDS]
+        self._before = count
+        due = bool(self._due) and self._due[0] <= now
+        if due:
+            del self._due[0]
+        return due
+
+
+def give_memory_back(*, thoroughly: bool) -> None:
+    """What is free in the C heap; `thoroughly`: after having freed what the interpreter only keeps for later."""
+    if thoroughly:
+        gc.collect()
+        sys._clear_type_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -88,8 +88,8 @@ def serve(
         # What cleans up behind a process pool whose owner was killed is no line of our log.
         quiet = ["-W", "ignore::UserWarning:multiprocessing.resource_tracker"]
         keeper.become([sys.executable, "-P", *quiet, "-m", "siprec.cli", "serve", "--worker"])
-    if worker:  # those that render and capture for us hold nothing that comes and goes: for them it is the faster one
-        os.environ.pop("PYTHONMALLOC", None)
+    # Those that render and capture for us hold nothing that comes and goes: for them that allocator is the faster one.
+    os.environ.pop("PYTHONMALLOC", None)
     with _sentences():
         from siprec import app
 

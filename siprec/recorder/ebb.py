@@ -12,8 +12,10 @@ import gc
 import sys
 
 CROWD = 100
-"""So many calls, and no fewer than are left, must have gone before garbage is searched: looking takes 0.1 ms for each
-that is left."""
+"""So many calls must have gone, and `OF_THOSE_LEFT` times those that are left: for each of these the search for garbage
+takes up to 0.1 ms, in which nothing else is done."""
+
+OF_THOSE_LEFT = 4
 
 AFTER_SECONDS = (0.0, 2.0, 5.0, 35.0)
 """When it is done, from when the crowd had gone: what is left then are traces; the last are transactions (64*T1)."""
@@ -30,7 +32,8 @@ class Ebb:
     def is_due(self, count: int, now: float) -> bool:
         """Whether a crowd has gone lately, and it is time to give memory back. To be asked about twice a second."""
         self._most = max(self._most, count)
-        if self._most - count >= max(CROWD, count) and count == self._before:  # else more will have gone soon
+        gone = self._most - count >= max(CROWD, OF_THOSE_LEFT * count)
+        if gone and count == self._before:  # else more will have gone soon
             self._most, self._due = count, [now + each for each in AFTER_SECONDS]
         self._before = count
         due = bool(self._due) and self._due[0] <= now

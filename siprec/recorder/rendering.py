@@ -31,6 +31,7 @@ class Renderings:
         self._alone = facilities.cluster.alone
         self._waiting: deque[SessionRecord] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self.records: dict[str, SessionRecord] = {}
 
     def add(self, record: SessionRecord) -> None:
@@ -41,7 +42,7 @@ class Renderings:
             record = SessionRecord(call)
         self.records[record.call.session_id] = record
         self._waiting.append(record)
-        if len(self._tasks) < self._use.pool.most:
+        if len(self._tasks) < self._use.pool.most and not self._stopped:
             task = asyncio.get_running_loop().create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -53,7 +54,8 @@ class Renderings:
         await self.stop()
 
     async def stop(self) -> None:
-        """Leave all where they are."""
+        """Leave all where they are, and what is added from now on."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -310,6 +310,8 @@ class Recorder:
         try:
             await call.run(lambda key: self._has_dialog(call, key))
         finally:
+            if call.to_render:  # before it is none of ours any more, and taken for what an earlier process left
+                self._renderings.add(call.record)
             self._offered.discard(call)
             self._recovery.bury(call)
             self._calls.pop(call.data.session_id, None)
@@ -323,8 +325,6 @@ class Recorder:
                 self._spawn(self._recover(item.event, item.source, None))
             elif isinstance(item, RequestReceived):
                 self._answer_and_flush(item, 200 if item.request.method == "BYE" else 481)
-        if call.to_render:
-            self._renderings.add(call.record)
         call.dissolve()
 
     def _options(self, event: RequestReceived, now: float) -> None:
@@ -419,7 +419,8 @@ class Recorder:
         """Leave every call where it stands to a successor: no BYE, no rendering, no port given back."""
         self.gate.draining = True
         for call in list(self._calls.values()):
-            await call.books.keep_now()
+            if call.data.session_id in self._calls:  # it may have ended while others were kept
+                await call.books.keep_now()
         await self._renderings.stop()
         for task in self._tasks:
             task.cancel()

@@ -24,9 +24,9 @@ def test_while_it_is_going_nothing_is_done() -> None:
 
 def test_fewer_than_a_crowd_or_than_are_left_are_none() -> None:
     assert times(Ebb(), {0: CROWD - 1, 10: 0}, 100) == []
-    assert times(Ebb(), {0: 1000, 10: 501}, 100) == []
+    assert times(Ebb(), {0: 1000, 10: 201}, 100) == []
     assert times(Ebb(), {0: CROWD, 10: 0}, 100) != []
-    assert times(Ebb(), {0: 1000, 10: 500}, 100) != []
+    assert times(Ebb(), {0: 1000, 10: 200}, 100) != []
 
 
 def test_giving_back_can_be_done_at_any_time() -> None:

@@ -145,4 +145,7 @@ async def test_a_stop_waits_so_long_and_leaves_the_rest(bench: Bench) -> None:
     await bench.ended.get()
     await bench.renderings.finish(0.01)
     assert {each.session_id for each in bench.renderings.left()} == {session_id(1), session_id(2)}
-    assert bench.pool.running
+    bench.close_call(3)
+    await asyncio.sleep(0)
+    assert session_id(3) in bench.renderings.records
+    assert session_id(3) not in bench.pool.running

@@ -23,25 +23,27 @@ from siprec.store.base import Reason, SessionRecord
 class Renderings:
     """Rendered in the order of their end, as many at once as there are renderers.
 
-    `records`: those that wait or are under way, by session id.
+    `calls`: those that wait or are under way, by session id.
     """
 
     def __init__(self, facilities: Facilities) -> None:
         self._use = facilities
         self._alone = facilities.cluster.alone
-        self._waiting: deque[SessionRecord] = deque()
+        self._waiting: deque[CallData] = deque()
+        self._untold: dict[str, SessionRecord] = {}  # what the store is yet to be told of, with all that finds it
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
-        self.records: dict[str, SessionRecord] = {}
+        self.calls: dict[str, CallData] = {}
 
     def add(self, record: SessionRecord) -> None:
         """Have a session that is closed rendered; its folder tells all that is needed for it."""
-        if self._alone:  # else the store is yet to be told of its end, with what it is found under
-            call = record.call
+        call = record.call
+        if self._alone:  # the store knows
             call.local_sdp, call.external_ids, call.channels, call.history = "", {}, [], []
-            record = SessionRecord(call)
-        self.records[record.call.session_id] = record
-        self._waiting.append(record)
+        else:
+            self._untold[call.session_id] = record
+        self.calls[call.session_id] = call
+        self._waiting.append(call)
         if len(self._tasks) < self._use.pool.most and not self._stopped:
             task = asyncio.get_running_loop().create_task(self._work())
             self._tasks.add(task)
@@ -62,20 +64,20 @@ class Renderings:
 
     def left(self) -> list[CallData]:
         """The sessions that are not rendered."""
-        return [each.call for each in self.records.values()]
+        return list(self.calls.values())
 
     async def _work(self) -> None:
         while self._waiting:
-            record = self._waiting.popleft()
-            logger = log.get(session=record.call.session_id, call_id=record.call.call_id)
+            call = self._waiting.popleft()
+            logger = log.get(session=call.session_id, call_id=call.call_id)
             try:
-                await self._render(record, logger)
+                await self._render(call, logger)
             except Exception as error:
                 logger.error("call failed", error=repr(error), exc_info=True)
-            del self.records[record.call.session_id]
+            del self.calls[call.session_id]
 
-    async def _render(self, record: SessionRecord, logger: log.Logger) -> None:
-        call, policy = record.call, self._use.policy
+    async def _render(self, call: CallData, logger: log.Logger) -> None:
+        policy = self._use.policy
         folder = policy.folder(call.session_id)
         logger.debug("rendering")
         try:
@@ -90,8 +92,9 @@ class Renderings:
             logger.info("recording ready", seconds=round(found.duration, 2), **details)
             event = Event.RENDERED
         call.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
-        if not self._alone:
+        record = self._untold.pop(call.session_id, None)
+        if record is not None:
             reason: Reason = "bye" if call.ended_by_src else "lost"
             with contextlib.suppress(StoreError):
                 await self._use.store.tombstone(call.session_id, reason, record)
-        self._use.observers.emit("session", record)
+        self._use.observers.emit("session", record or SessionRecord(call))

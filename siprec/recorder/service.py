@@ -268,7 +268,7 @@ class Recorder:
             await asyncio.sleep(min(WATCH_SECONDS, interval))
             now = clock.monotonic()
             everyone = now >= next_round
-            crowd_gone = ebb.is_due(len(self._calls) + len(self._renderings.records), now)
+            crowd_gone = ebb.is_due(len(self._calls) + len(self._renderings.calls), now)
             if everyone or crowd_gone:
                 await asyncio.to_thread(give_memory_back, thoroughly=crowd_gone)
             if everyone:
@@ -375,7 +375,7 @@ class Recorder:
         self._spawn(self._finish_leftovers())
 
     async def _finish_leftovers(self) -> None:
-        policy, known = self._use.policy, ChainMap[str, Any](self._calls, self._renderings.records)
+        policy, known = self._use.policy, ChainMap[str, Any](self._calls, self._renderings.calls)
         found = await asyncio.to_thread(lambda: list(leftovers(policy.root, policy.node, live=known)))
         for number, folder in enumerate(found, 1):
             log_ = self.log.bind(session=folder.session_id, leftover=f"{number} of {len(found)}")
@@ -397,7 +397,7 @@ class Recorder:
         calls = list(self._calls.values())
         for call in calls:
             call.post(Stop("server stopped"))
-        if calls or self._renderings.records:
+        if calls or self._renderings.calls:
             self.log.info("stopping", calls=len(calls), rendering_for_s=timeout)
             await _all([call.closed for call in calls], CLOSE_SECONDS)
             await self._renderings.finish(timeout)

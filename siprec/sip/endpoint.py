@@ -107,7 +107,7 @@ class Endpoint:
     def tick(self, now: float) -> None:
         """Run all timers that are due."""
         for timer in self._core.timers.due(now):
-            timer.action(now)
+            timer.fire(now)
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next; None while nothing runs."""

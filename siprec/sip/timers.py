@@ -34,13 +34,32 @@ def _nothing(_: float) -> None:
 
 
 class Timer:
-    """A running timer."""
+    """A running timer: `fire(now)` does what it is there for. Who has thousands of them makes a kind of its own."""
 
-    __slots__ = ("action", "live")
+    __slots__ = ("live",)
+
+    def __init__(self) -> None:
+        self.live = True
+
+    def fire(self, now: float) -> None:
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Hold nothing any more: a stopped timer may stay in the heap for minutes, what it acts on must not."""
+
+
+class _Call(Timer):
+    __slots__ = ("_action",)
 
     def __init__(self, action: Callable[[float], None]) -> None:
-        self.action = action
-        self.live = True
+        super().__init__()
+        self._action = action
+
+    def fire(self, now: float) -> None:
+        self._action(now)
+
+    def let_go(self) -> None:
+        self._action = _nothing
 
 
 class TimerQueue:
@@ -56,17 +75,21 @@ class TimerQueue:
 
     def start(self, at: float, action: Callable[[float], None]) -> Timer:
         """Have `action(now)` called once `now` has reached `at`."""
-        timer = Timer(action)
+        timer = _Call(action)
+        self.run(at, timer)
+        return timer
+
+    def run(self, at: float, timer: Timer) -> None:
+        """Have `timer` fire once `now` has reached `at`."""
         self._started += 1
         heapq.heappush(self._heap, (at, self._started, timer))
-        return timer
 
     def stop(self, timer: Timer) -> None:
         """Stop a timer; one that has fired or was stopped before is left alone."""
         if not timer.live:
             return
         timer.live = False
-        timer.action = _nothing  # it may stay in the heap for minutes: what it would have acted on must not
+        timer.let_go()
         self._dead += 1
         if self._dead > COMPACT_FROM and self._dead * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].live]

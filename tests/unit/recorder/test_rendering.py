@@ -102,13 +102,12 @@ async def test_as_many_at_once_as_there_are_renderers_in_the_order_of_their_end(
 
 async def test_of_one_that_waits_is_held_whose_it_is_and_no_more(bench: Bench) -> None:
     made = bench.close_call(1)
-    (held,) = bench.renderings.records.values()
-    assert held.call is made.call
-    assert (held.call.session_id, held.call.call_id, held.call.state) == (
+    (held,) = bench.renderings.left()
+    assert held is made.call
+    assert (held.session_id, held.call_id, held.state) == (
         session_id(1), "call-1@192.0.2.10", State.ENDING,
     )  # fmt: skip
-    assert (held.dialogs, held.metadata.participants, held.metadata_at_rest) == ([], {}, (-1, b""))
-    assert (held.call.local_sdp, held.call.channels, held.call.external_ids) == ("", [], {})
+    assert (held.local_sdp, held.channels, held.external_ids, held.history) == ("", [], {}, [])
 
 
 async def test_where_nodes_share_a_store_it_is_told_of_the_end_with_all_that_finds_it(tmp_path: Path) -> None:
@@ -147,5 +146,5 @@ async def test_a_stop_waits_so_long_and_leaves_the_rest(bench: Bench) -> None:
     assert {each.session_id for each in bench.renderings.left()} == {session_id(1), session_id(2)}
     bench.close_call(3)
     await asyncio.sleep(0)
-    assert session_id(3) in bench.renderings.records
+    assert session_id(3) in bench.renderings.calls
     assert session_id(3) not in bench.pool.running

@@ -72,7 +72,7 @@ class Bench:
         while (at := self.timers.deadline()) is not None and at <= end:
             self.now = at
             for timer in self.timers.due(at):
-                timer.action(at)
+                timer.fire(at)
         self.now = end
 
     def times(self, act: str) -> list[float]:
@@ -266,7 +266,7 @@ def test_timers_fire_in_order_and_stopped_ones_never() -> None:
     queue.stop(stopped)
     assert queue.deadline() == 1.0
     for timer in queue.due(2.0):
-        timer.action(2.0)
+        timer.fire(2.0)
     assert fired == ["a", "b"]
     assert queue.deadline() is None
     assert len(queue) == 0

@@ -64,7 +64,7 @@ class Call:
         self._source = source
         self._inbox: Inbox[Item] = Inbox()
         self._acknowledged = Flag()
-        self._on_dialog: Callable[[DialogKey], None] = lambda _: None
+        self._on_dialog: Callable[[Call, DialogKey], None] = _nobody_hears
         self._retiring: list[asyncio.Task[None]] = []
         self._ended_at = 0
         self._contact = Contact(self, facilities.policy)
@@ -107,7 +107,7 @@ class Call:
         else:
             self._inbox.put(item)
 
-    async def run(self, on_dialog: Callable[[DialogKey], None]) -> None:
+    async def run(self, on_dialog: Callable[[Call, DialogKey], None]) -> None:
         """Handle events until the session is over. Never raises for what a peer sends.
 
         `on_dialog` is told the key of each dialog the session gets, before its next event can arrive.
@@ -312,7 +312,7 @@ class Call:
                 data.channels[:], data.local_sdp, data.started_ns, self.record.dialogs[:] = before
         if answered:
             leg.answered_at = clock.monotonic()
-            self._on_dialog(info.dialog.key)
+            self._on_dialog(self, info.dialog.key)
         return answered
 
     def _offer(self, leg: Leg) -> str:
@@ -578,3 +578,7 @@ class Call:
     @property
     def _folder(self) -> RecordingFolder:
         return RecordingFolder(self._use.policy.folder(self.data.session_id))
+
+
+def _nobody_hears(_: Call, __: DialogKey) -> None:
+    """Of the dialogs of a call that does not run yet."""

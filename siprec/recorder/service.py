@@ -308,7 +308,7 @@ class Recorder:
 
     async def _run(self, call: Call) -> None:
         try:
-            await call.run(lambda key: self._has_dialog(call, key))
+            await call.run(self._has_dialog)
         finally:
             if call.to_render:  # before it is none of ours any more, and taken for what an earlier process left
                 self._renderings.add(call.record)

@@ -38,6 +38,8 @@ class RtcpTerms:
 class Identity:
     """Who we are in the RTCP of one session: an SSRC and a CNAME, both random."""
 
+    __slots__ = ("_cname", "ssrc")
+
     def __init__(self) -> None:
         self.ssrc = secrets.randbits(32)
         self._cname = base64.b64encode(secrets.token_bytes(CNAME_BYTES))

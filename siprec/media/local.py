@@ -102,6 +102,8 @@ class LocalCapture:
 class LocalSession:
     """The capture of one session: its streams and its file."""
 
+    __slots__ = ("_closing", "_drain", "_session", "_writer")
+
     def __init__(self, drain: Drain, writer: Writer, session: Session) -> None:
         self._drain = drain
         self._writer = writer
@@ -152,6 +154,8 @@ class LocalSession:
 
 class LocalStream:
     """The capture of one stream."""
+
+    __slots__ = ("_drain", "_removing", "_session", "stream")
 
     def __init__(self, drain: Drain, session: Session, stream: Stream) -> None:
         self._drain = drain

@@ -42,6 +42,8 @@ class SrtpTerms:
 class Secure:
     """The SRTP of one stream; nothing while it has no terms."""
 
+    __slots__ = ("_inbound", "_outbound", "_terms")
+
     def __init__(self) -> None:
         self._terms: SrtpTerms | None = None
         self._inbound: list[Inbound] = []  # the newest first

@@ -79,6 +79,8 @@ class Arrival:
 class Refusals:
     """Packets refused, by reason and source address; bounded however many sources there are."""
 
+    __slots__ = ("_counts",)
+
     def __init__(self) -> None:
         self._counts: dict[tuple[Reason, int, int], int] = {}
 
@@ -95,6 +97,19 @@ class Refusals:
 
 class Source:
     """The policy's state for one stream. `remote` is the SDP's address and port, None before there is one."""
+
+    __slots__ = (
+        "_admitted",
+        "_held",
+        "_networks",
+        "locked",
+        "payload_types",
+        "policy",
+        "refusals",
+        "remote",
+        "ssrc",
+        "ssrcs",
+    )
 
     def __init__(self, policy: SourcePolicy, networks: Sequence[Network] = ()) -> None:
         self.policy = policy

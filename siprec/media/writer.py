@@ -63,6 +63,8 @@ class Fault:
 class OutageLog:
     """The outages of one session; any thread may add to it."""
 
+    __slots__ = ("_lock", "_outages")
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._outages: list[Outage] = []
@@ -97,6 +99,22 @@ class CaptureFile:
     in files that are closed. Raises ArchiveError when it cannot be created. `segment_ends`: when the next file is due,
     on `clock.monotonic`.
     """
+
+    __slots__ = (
+        "_first",
+        "_last",
+        "_segment_seconds",
+        "_whole",
+        "descriptor",
+        "device",
+        "directory",
+        "finish",
+        "finish_by",
+        "octets",
+        "outages",
+        "segment_ends",
+        "synced_ns",
+    )
 
     def __init__(
         self,

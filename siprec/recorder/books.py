@@ -35,6 +35,8 @@ as one. Until then a successor takes the session for one whose 200 went out and 
 class Books:
     """The books of one call. `alone`: no other node would render what this one leaves unrendered."""
 
+    __slots__ = ("_alone", "_buried", "_call", "_keeping", "_store", "_unsaved")
+
     def __init__(self, call: Call, store: SessionStore, *, alone: bool) -> None:
         self._call = call
         self._store = store

@@ -30,6 +30,8 @@ RESTORED_PROBE_SECONDS = 1.0
 class Contact:
     """The contact of one call with its SRC."""
 
+    __slots__ = ("_asked_at", "_call", "_heard_at", "_lost_at", "_policy", "_snapshot", "_told")
+
     def __init__(self, call: Call, policy: Policy) -> None:
         self._call = call
         self._policy = policy

@@ -47,6 +47,8 @@ class Papers:
 class Dossier:
     """The files of one live recording: one part of it, which is not there before `make` or `begin`."""
 
+    __slots__ = ("_mark", "_new", "_part", "_written", "folder")
+
     def __init__(self, folder: RecordingFolder) -> None:
         self.folder = folder
         self._part: PartFolder | None = None

@@ -111,6 +111,21 @@ class Intake:
     What is opened before `begin` is planned: `part` tells of it, so that it can be on disk before the first packet.
     """
 
+    __slots__ = (
+        "_capture",
+        "_keys",
+        "_lines",
+        "_networks",
+        "_now",
+        "_planned",
+        "_policy",
+        "_ports",
+        "_removing",
+        "part",
+        "refused",
+        "sent",
+    )
+
     def __init__(
         self,
         *,

@@ -50,6 +50,20 @@ class Negotiation:
     `fresh`: this leg takes a session over from another, whose streams all end with it.
     """
 
+    __slots__ = (
+        "_data",
+        "_entropy",
+        "_external",
+        "_fresh",
+        "_keyring",
+        "_ports",
+        "_proposed",
+        "_routes",
+        "_source",
+        "_waiting",
+        "local_sdp",
+    )
+
     def __init__(
         self,
         data: CallData,

@@ -27,6 +27,8 @@ class TimerDue:
 class Refresh:
     """`wake` hands the call its `TimerDue`."""
 
+    __slots__ = ("_handle", "_wake", "timer")
+
     def __init__(self, wake: Callable[[TimerDue], None]) -> None:
         self._wake = wake
         self._handle: asyncio.TimerHandle | None = None

@@ -25,6 +25,8 @@ _OTHER = {TYPES[0]: TYPES[1], TYPES[1]: TYPES[0]}
 class Snapshot:
     """`wanted`: to be asked for as soon as the SRC is known to be there; one that knows no metadata never is."""
 
+    __slots__ = ("_again", "_call", "_require", "_type", "wanted")
+
     def __init__(self, call: Call) -> None:
         self._call = call
         self._type = ""

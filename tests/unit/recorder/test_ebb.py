@@ -1,6 +1,17 @@
 """Memory is given back when a crowd has gone, again while its traces go, and not for the coming and going of a few."""
 
+from __future__ import annotations
+
+import gc
+import weakref
+
 from siprec.recorder.ebb import AFTER_SECONDS, CROWD, Ebb, give_memory_back
+
+
+class Knot:
+    """Holds itself."""
+
+    itself: Knot
 
 
 def times(ebb: Ebb, counts: dict[float, int], until: float) -> list[float]:
@@ -29,6 +40,15 @@ def test_fewer_than_a_crowd_or_than_are_left_are_none() -> None:
     assert times(Ebb(), {0: 1000, 10: 200}, 100) != []
 
 
-def test_giving_back_can_be_done_at_any_time() -> None:
-    give_memory_back(thoroughly=True)
-    give_memory_back(thoroughly=False)
+def test_only_a_thorough_one_searches_for_garbage() -> None:
+    gc.disable()
+    try:
+        knot = Knot()
+        knot.itself, gone = knot, weakref.ref(knot)
+        del knot
+        give_memory_back(thoroughly=False)
+        assert gone() is not None
+        give_memory_back(thoroughly=True)
+        assert gone() is None
+    finally:
+        gc.enable()

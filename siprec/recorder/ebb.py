@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 
 CROWD = 100
 """So many calls must have gone, and `OF_THOSE_LEFT` times those that are left: for each of these the search for garbage
@@ -19,6 +20,10 @@ OF_THOSE_LEFT = 4
 
 AFTER_SECONDS = (0.0, 2.0, 5.0, 35.0)
 """When it is done, from when the crowd had gone: what is left then are traces; the last are transactions (64*T1)."""
+
+
+_clear_caches: Callable[[], None] = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
+"""The former since Python 3.13."""
 
 
 class Ebb:
@@ -46,7 +51,7 @@ def give_memory_back(*, thoroughly: bool) -> None:
     """What is free in the C heap; `thoroughly`: after having freed what the interpreter only keeps for later."""
     if thoroughly:
         gc.collect()
-        sys._clear_type_cache()
+        _clear_caches()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

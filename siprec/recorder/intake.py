@@ -302,16 +302,16 @@ def local_address_towards(remote: str) -> str:
 
 def payload_types(channel: Channel) -> frozenset[int]:
     """The payload types that `channel` may carry."""
-    return _clock_rates(channel.formats)[0]
+    return _types_and_rates(channel.formats)[0]
 
 
 def clock_rates(channel: Channel) -> Mapping[int, int]:
     """The RTP clock of each payload type."""
-    return _clock_rates(channel.formats)[1]
+    return _types_and_rates(channel.formats)[1]
 
 
 @lru_cache(maxsize=64)
-def _clock_rates(formats: tuple[Format, ...]) -> tuple[frozenset[int], Mapping[int, int]]:
+def _types_and_rates(formats: tuple[Format, ...]) -> tuple[frozenset[int], Mapping[int, int]]:
     """Streams with the same formats, which are nearly all of an SRC, share what is kept of them."""
     rates = {each.payload_type: each.clock_rate for each in formats}
     return frozenset(rates), MappingProxyType(rates)

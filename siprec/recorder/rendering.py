@@ -72,9 +72,10 @@ class Renderings:
             logger = log.get(session=call.session_id, call_id=call.call_id)
             try:
                 await self._render(call, logger)
-            except Exception as error:
+            except Exception as error:  # a defect of ours ends this one; the others have their turn
                 logger.error("call failed", error=repr(error), exc_info=True)
             del self.calls[call.session_id]
+            self._untold.pop(call.session_id, None)
 
     async def _render(self, call: CallData, logger: log.Logger) -> None:
         policy = self._use.policy
@@ -92,7 +93,7 @@ class Renderings:
             logger.info("recording ready", seconds=round(found.duration, 2), **details)
             event = Event.RENDERED
         call.fire(event, at_ns=clock.wall_ns(), monotonic=clock.monotonic())
-        record = self._untold.pop(call.session_id, None)
+        record = self._untold.get(call.session_id)
         if record is not None:
             reason: Reason = "bye" if call.ended_by_src else "lost"
             with contextlib.suppress(StoreError):

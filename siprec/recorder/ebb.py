@@ -7,6 +7,7 @@ cache. So all of it is done several times.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import sys
@@ -21,6 +22,17 @@ OF_THOSE_LEFT = 4
 AFTER_SECONDS = (0.0, 2.0, 5.0, 35.0)
 """When it is done, from when the crowd had gone: what is left then are traces; the last are transactions (64*T1)."""
 
+_AT_HAND = 7
+"""Pieces of each size that glibc keeps for a thread (tcache_count)."""
+
+_SIZES = range(24, 1033, 16)
+"""Of those pieces, in bytes."""
+
+_ITERATORS = 255
+"""Of futures that are awaited, as many as asyncio keeps (FI_FREELIST_MAXLEN)."""
+
+_CHOICE = 4
+"""So many times as many are taken to choose from."""
 
 _clear_caches: Callable[[], None] = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
 """The former since Python 3.13."""
@@ -45,6 +57,23 @@ class Ebb:
         if due:
             del self._due[0]
         return due
+
+
+def keep_what_lies_low() -> None:
+    """Exchange what is kept at hand for use again, and never given back, for the same that lies at lower addresses.
+
+    After a crowd it lies anywhere, and each piece keeps a page. To be called in the thread of the event loop.
+    """
+    libc = ctypes.PyDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    for size in _SIZES:
+        # What is freed first is kept.
+        for piece in sorted(libc.malloc(size) or 0 for _ in range(_CHOICE * _AT_HAND)):
+            libc.free(piece)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    iterators = sorted((iter(future) for _ in range(_CHOICE * _ITERATORS)), key=id, reverse=True)
+    while iterators:
+        iterators.pop()
 
 
 def give_memory_back(*, thoroughly: bool) -> None:

@@ -43,6 +43,10 @@ DAMAGED_KEPT = 3
 
 PAGE_BYTES = 4096
 
+CACHE_KIB = 256
+"""Of pages that SQLite keeps, never to give them back. They are written far more often than read: what a large commit
+needs beyond it goes to the log early."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Table:
@@ -300,6 +304,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         # What is deleted is overwritten: a search through a damaged file must not raise the dead.

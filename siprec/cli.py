@@ -81,8 +81,10 @@ def serve(
     SIGHUP replaces the child by new code. Under systemd with FileDescriptorStoreMax systemd is the keeper.
     """
     if not (worker or check or fdstore.provided(os.environ)):
-        # One heap for each of a dozen threads would be kept at its high-water mark for ever.
-        os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # A heap for each of a dozen threads, or one for them all, would be kept at its high-water mark for ever.
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+        # And each thread would keep seven pieces of each size, each in a page of its own after a flood.
+        os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
         # The interpreter's own allocator gives a MiB back only when nothing is left in it: never, after a flood.
         os.environ.setdefault("PYTHONMALLOC", "malloc")
         # What cleans up behind a process pool whose owner was killed is no line of our log.

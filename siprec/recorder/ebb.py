@@ -22,17 +22,12 @@ OF_THOSE_LEFT = 4
 AFTER_SECONDS = (0.0, 2.0, 5.0, 35.0)
 """When it is done, from when the crowd had gone: what is left then are traces; the last are transactions (64*T1)."""
 
-_AT_HAND = 7
-"""Pieces of each size that glibc keeps for a thread (tcache_count)."""
-
-_SIZES = range(24, 1033, 16)
-"""Of those pieces, in bytes."""
-
 _ITERATORS = 255
-"""Of futures that are awaited, as many as asyncio keeps (FI_FREELIST_MAXLEN)."""
+"""Of futures that are awaited, as many as asyncio keeps for use again, never to give them back (FI_FREELIST_MAXLEN)."""
 
 _CHOICE = 4
-"""So many times as many are taken to choose from."""
+"""So many times as many are made to choose from."""
+
 
 _clear_caches: Callable[[], None] = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
 """The former since Python 3.13."""
@@ -59,21 +54,15 @@ class Ebb:
         return due
 
 
-def keep_what_lies_low() -> None:
-    """Exchange what is kept at hand for use again, and never given back, for the same that lies at lower addresses.
+def keep_low_iterators() -> None:
+    """Exchange the iterators that asyncio keeps for some at lower addresses: after a crowd each of them keeps a page.
 
-    After a crowd it lies anywhere, and each piece keeps a page. To be called in the thread of the event loop.
+    To be called in the thread of the event loop.
     """
-    libc = ctypes.PyDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-    for size in _SIZES:
-        # What is freed first is kept.
-        for piece in sorted(libc.malloc(size) or 0 for _ in range(_CHOICE * _AT_HAND)):
-            libc.free(piece)
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     iterators = sorted((iter(future) for _ in range(_CHOICE * _ITERATORS)), key=id, reverse=True)
     while iterators:
-        iterators.pop()
+        iterators.pop()  # what goes first is kept
 
 
 def give_memory_back(*, thoroughly: bool) -> None:

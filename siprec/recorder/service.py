@@ -14,7 +14,7 @@ from siprec import clock, log
 from siprec.cluster.base import Wish
 from siprec.errors import PeerError, SipError, SiprecError, StoreError
 from siprec.recorder.call import Call
-from siprec.recorder.ebb import Ebb, give_memory_back, keep_what_lies_low
+from siprec.recorder.ebb import Ebb, give_memory_back, keep_low_iterators
 from siprec.recorder.facilities import Facilities, contact
 from siprec.recorder.finish import finish, mark_failed
 from siprec.recorder.gate import RETRY_AFTER, Gate, Limits
@@ -270,7 +270,7 @@ class Recorder:
             everyone = now >= next_round
             crowd_gone = ebb.is_due(len(self._calls) + len(self._renderings.calls), now)
             if crowd_gone:
-                keep_what_lies_low()
+                keep_low_iterators()
             if everyone or crowd_gone:
                 await asyncio.to_thread(give_memory_back, thoroughly=crowd_gone)
             if everyone:

@@ -30,9 +30,11 @@ ROOT = Path(__file__).parents[2]
 CALLS = 20
 GROWTH_MIB = 32.0
 """Resident memory that 200 000 damaged messages may add, counted from before the first of them."""
-BACK_MIB = 16.0
-"""What a flood of half-open INVITEs may leave, of 30 that it takes: pages of the heap in which something else lies now,
+BACK_MIB = 10.0
+"""What a flood of half-open INVITEs may leave, of 25 that it takes: pages of the heap in which something else lies now,
 tombstones, arrays that have grown."""
+SETTLED_SECONDS = 2.0
+"""Until calls have all that they need: buffers of 2 MiB come with the first packets."""
 AGAIN_MIB = 4.0
 """What a second and larger one may add to that."""
 SETUP_MS = 100.0
@@ -152,6 +154,7 @@ async def half_open(root: Path, size: int) -> Found:
     limit = 1_000
     with serving(root, CAPTURE_KEEP="always", MAX_SESSIONS=str(limit)) as server:
         async with live_calls(server) as calls:
+            await asyncio.sleep(SETTLED_SECONDS)
             with_calls, memory = descriptors(server), [_memory(server)]
             for count in (2 * limit, size):
                 told = await tool(*module("half_open", server.port, count))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 
-from siprec.recorder.ebb import AFTER_SECONDS, CROWD, Ebb, give_memory_back
+from siprec.recorder.ebb import AFTER_SECONDS, CROWD, Ebb, give_memory_back, keep_low_iterators
 
 
 class Knot:
@@ -52,3 +53,12 @@ def test_only_a_thorough_one_searches_for_garbage() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_iterators_kept_for_use_again_lie_low() -> None:
+    future = asyncio.get_running_loop().create_future()
+    made = sorted((iter(future) for _ in range(2000)), key=id)
+    highest = {id(made.pop()) for _ in range(255)}  # those that go first are kept
+    made.clear()
+    keep_low_iterators()
+    assert not highest & {id(each) for each in [iter(future) for _ in range(255)]}

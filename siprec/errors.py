@@ -50,6 +50,12 @@ class SdpError(PeerError):
     status = 488
 
 
+class OfferPending(PeerError):
+    """An offer while one of ours waits for its answer (RFC 3264 section 4, RFC 3311 section 5.2)."""
+
+    status = 491
+
+
 class MultipartError(PeerError):
     """A multipart body that cannot be taken apart."""
 

@@ -14,7 +14,7 @@ from functools import partial
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.errors import ArchiveError, Overload, PeerError, SdpError
+from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
 from siprec.media.ports import PortPair
 from siprec.recorder import describe
 from siprec.recorder.books import Books
@@ -28,7 +28,7 @@ from siprec.recorder.refresh import TimerDue
 from siprec.recorder.waiting import Flag, Inbox
 from siprec.session import bodies, recovery
 from siprec.session.admission import RecordingSource
-from siprec.session.model import CallData, Recovery
+from siprec.session.model import CallData, Channel, Recovery
 from siprec.session.transitions import Effect, Event, State
 from siprec.sip.dialog import DialogKey
 from siprec.sip.events import (
@@ -221,7 +221,7 @@ class Call:
         else:
             await self._answered(event, partial(handler, self, event))
 
-    async def _answered(self, event: RequestReceived, handle: Callable[[], Awaitable[None]]) -> None:
+    async def _answered(self, event: RequestReceived, handle: Callable[[], Awaitable[object]]) -> None:
         """Run `handle`; what it raises becomes the final answer. A refused change leaves the session as it was."""
         try:
             await handle()
@@ -267,7 +267,7 @@ class Call:
         """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
-        prepared = leg.negotiation.prepare(body.sdp, held=partial(held, self.record)) if body.sdp is not None else None
+        prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
         try:
             leg.open(self._folder, started_ns=clock.wall_ns())
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
@@ -302,7 +302,7 @@ class Call:
         answered = False
         try:
             if prepared is not None:
-                leg.negotiation.commit(prepared, leg.intake)
+                leg.negotiation.commit(prepared, leg.intake, held=self._held)
             self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
             describe.assign_participants(self.record)
             await self.books.put_down(leg)
@@ -358,8 +358,7 @@ class Call:
 
         async def change() -> None:
             nonlocal changed
-            await self._change(item.event)
-            changed = True
+            changed = await self._change(item.event)
 
         await self._answered(item.event, change)
         if changed:
@@ -391,26 +390,34 @@ class Call:
 
     # ------------------------------------------------------------------ requests in a dialog
 
-    async def _change(self, event: RequestReceived) -> None:
-        """A re-INVITE or UPDATE: metadata, a new offer, both, or nothing but a refresh."""
-        leg = self.leg
+    async def _change(self, event: RequestReceived) -> bool:
+        """A re-INVITE or UPDATE: metadata, a new offer, both, or nothing but a refresh. All of it or, refused or
+        cancelled, nothing (RFC 6141); False when it was cancelled.
+        """
+        leg, inviting = self.leg, event.request.method == "INVITE"
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
+        if leg.negotiation.proposing and (inviting or body.sdp is not None):
+            raise OfferPending("an offer of ours waits for its answer")
+        prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
+        text = prepared.text if prepared else self._offer(leg) if inviting else ""
+        if leg.respond(event, 200, extra=timer.headers, body=text) is None:
+            leg.negotiation.release(prepared) if prepared else leg.negotiation.withdraw()
+            return False
         learn(self.record, leg, event.request, body=body, log=self.log)
-        await leg.write_papers()
-        if body.sdp is not None:
-            prepared = leg.negotiation.prepare(body.sdp, held=partial(held, self.record))
-            leg.negotiation.commit(prepared, leg.intake)
+        if prepared is not None:
+            leg.negotiation.commit(prepared, leg.intake, held=self._held)
             describe.assign_participants(self.record)
-            text = prepared.text
         else:
-            leg.negotiation.follow_holds(partial(held, self.record), leg.intake)
-            text = self._offer(leg) if event.request.method == "INVITE" else ""
-        leg.respond(event, 200, extra=timer.headers, body=text)
+            leg.negotiation.follow_holds(self._held, leg.intake)
         leg.run_timer(timer.timer(clock.monotonic()))
         leg.note(event.request.method.lower(), channels=describe.modes(self.data.channels))
         await self._contact.heard()
         await self._follow_activity()
+        return True
+
+    def _held(self, channel: Channel) -> bool:
+        return held(self.record, channel)
 
     async def _bye(self, event: RequestReceived) -> None:
         self.leg.respond(event, 200)
@@ -427,7 +434,7 @@ class Call:
         self.leg.respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
         await self._contact.heard()
 
-    _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[None]]] = {
+    _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[object]]] = {
         "INVITE": _invite,
         "UPDATE": _change,
         "BYE": _bye,
@@ -448,14 +455,14 @@ class Call:
             body = bodies.read(event.request)
             if body.sdp is None:
                 raise SdpError("the ACK brings no answer to our offer")
-            prepared = leg.negotiation.conclude(body.sdp, held=partial(held, self.record))
+            prepared = leg.negotiation.conclude(body.sdp)
         except PeerError as error:
             self.log.warning("answer refused", reason=error.reason)
             leg.negotiation.withdraw()
             if not self.data.channels:
                 await self.end(Event.STOPPED, error.reason)
             return
-        leg.negotiation.commit(prepared, leg.intake)
+        leg.negotiation.commit(prepared, leg.intake, held=self._held)
         describe.assign_participants(self.record)
         leg.note("ack", channels=describe.modes(self.data.channels))
         await self._follow_activity()

@@ -30,7 +30,7 @@ STREAMS_LIMIT = 8
 """Streams offered in answer to an INVITE without an offer, however many its metadata names."""
 
 Held = Callable[[Channel], bool]
-"""Whether an inactive channel is on hold rather than paused (siprec.session.streams.changes)."""
+"""Whether a channel is held by the call itself (siprec.session.streams.holds)."""
 
 
 @dataclass(slots=True)
@@ -90,19 +90,24 @@ class Negotiation:
 
     # ------------------------------------------------------------------ the peer offers
 
-    def prepare(self, body: bytes, *, held: Held) -> Prepared:
+    def prepare(self, body: bytes) -> Prepared:
         """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted."""
         self._routes.clear()
         offer = sdp.parse(body)
         lines = self._sealed(
             negotiate.plan(
-                offer, codecs=streams.DECODED, undecodable=streams.CAPTURED, transports=TRANSPORTS, rtcp_mux=True
+                offer,
+                codecs=streams.DECODED,
+                undecodable=streams.CAPTURED,
+                transports=TRANSPORTS,
+                default_address=self._source,
+                rtcp_mux=True,
             )
         )
         refused = {each.reason or "" for each in lines if not each.accepted and each.remote_port}
         if refused and not any(each.accepted for each in lines):
             raise SdpError("; ".join(sorted(refused)))
-        changes = streams.changes(self._known(), lines, held=held)
+        changes = streams.changes(self._known(), lines)
         prepared = self._place(changes, self._reserve(changes))
         try:
             ports = {each.mline: (each.address, each.port) for each in prepared.channels if each.open}
@@ -134,12 +139,15 @@ class Negotiation:
         self._proposed = sdp.parse(self._revised(offer))
         return str(self._proposed)
 
-    def conclude(self, body: bytes, *, held: Held) -> Prepared:
+    def conclude(self, body: bytes) -> Prepared:
         """What the peer's answer (in its ACK) makes of our offer. Raises SdpError."""
         assert self._proposed is not None, "only an offer of ours is answered"
         self._routes.clear()
-        lines = self._sealed(negotiate.read_answer(self._proposed, sdp.parse(body), default_direction="sendonly"))
-        changes = streams.changes(self._known(), lines, held=held)
+        answer = sdp.parse(body)
+        lines = self._sealed(
+            negotiate.read_answer(self._proposed, answer, default_direction="sendonly", default_address=self._source)
+        )
+        changes = streams.changes(self._known(), lines)
         opened = {each.channel.mline: each.channel.index for each in changes if each.kind == "opened"}
         pairs = {opened[mline]: self._waiting.pop(mline) for mline in list(self._waiting) if mline in opened}
         prepared = self._place(changes, pairs)
@@ -161,18 +169,23 @@ class Negotiation:
 
     # ------------------------------------------------------------------ either way
 
-    def commit(self, prepared: Prepared, intake: Intake) -> None:
-        """Make the channels and their capture what was agreed."""
+    def commit(self, prepared: Prepared, intake: Intake, *, held: Held) -> None:
+        """Make the channels and their capture what was agreed, and what the metadata says of them by now."""
         at_ns = clock.wall_ns()
+        changed: dict[int, Channel] = {}
         for change in prepared.changes:
             channel = prepared.channels[change.channel.index]
             if change.kind == "opened":
                 intake.open(channel, prepared.pairs[channel.index], at_ns)
             elif change.kind == "changed":
-                intake.change(channel, at_ns)
+                changed[channel.index] = channel
             else:
                 intake.close(change.channel, at_ns)
-        self._data.channels[:] = prepared.channels
+        before = [each for each in prepared.channels if each.index not in prepared.pairs]
+        changed |= {each.index: each for each in streams.holds(before, held)}
+        for channel in changed.values():
+            intake.change(channel, at_ns)
+        self._data.channels[:] = [changed.get(each.index, each) for each in prepared.channels]
         self._data.local_sdp = prepared.text
         self._fresh = False
 

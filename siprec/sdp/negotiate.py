@@ -67,8 +67,8 @@ _HELD = frozenset({"0.0.0.0", "::"})  # noqa: S104 (RFC 3264 section 8.4, nothin
 class NegotiatedStream:
     """What one m-line comes to.
 
-    `direction` is ours, `offered_direction` the peer's. `remote_address` is an IP literal, None when the peer
-    gave a host name, nothing, or held the stream the old way (c=0.0.0.0: `held`). `remote_rtcp` is (address, port)
+    `direction` is ours, `offered_direction` the peer's. `remote_address` is an IP literal, None when the peer held the
+    stream the old way (c=0.0.0.0: `held`), or gave none and there is no default. `remote_rtcp` is (address, port)
     under the same rule. `formats` are what is agreed, in the peer's order; of a refused stream they are empty.
     `reason` says why a stream is refused. `ptime` in milliseconds. `crypto` is the peer's a=crypto line that was taken,
     None for a stream without SRTP.
@@ -124,6 +124,7 @@ def plan(
     kinds: Collection[str] = ("audio",),
     transports: Collection[str] = PLAIN_TRANSPORTS,
     default_direction: Direction = "sendonly",
+    default_address: str | None = None,
     ready: bool = True,
     rtcp_mux: bool = False,
 ) -> list[NegotiatedStream]:
@@ -133,7 +134,8 @@ def plan(
     a stream that offers none of these falls back on `undecodable`: codecs that can be captured but not decoded
     here, better kept than lost. telephone-event and CN are kept beside either. `kinds`: media types taken.
     `default_direction`: what an offer without a direction means; from an SRC it is sendonly (Metaswitch), not
-    RFC 8866's sendrecv, and the answer is the same. `ready`: False answers inactive (RFC 7866 section 7.2).
+    RFC 8866's sendrecv, and the answer is the same. `default_address`: where media comes from that no c= tells of, or
+    only by a host name. `ready`: False answers inactive (RFC 7866 section 7.2).
     `rtcp_mux`: take a=rtcp-mux where it is offered (RFC 5761 section 5.1.1).
     """
     wanted = _lower(codecs)
@@ -142,7 +144,7 @@ def plan(
     for index, media in enumerate(offer.media):
         formats = _choose(media, wanted, spare)
         reason = _refusal(media, formats, kinds, transports)
-        stream = _read(index, media, default_direction, rtcp_mux=rtcp_mux)
+        stream = _read(index, media, default_direction, default_address, rtcp_mux=rtcp_mux)
         direction = _ANSWERED[stream.offered_direction] if ready and reason is None else "inactive"
         accepted = reason is None
         streams.append(
@@ -228,13 +230,17 @@ def offer_again(
 
 
 def read_answer(
-    offer: SessionDescription, answer: SessionDescription, *, default_direction: Direction = "sendrecv"
+    offer: SessionDescription,
+    answer: SessionDescription,
+    *,
+    default_direction: Direction = "sendrecv",
+    default_address: str | None = None,
 ) -> list[NegotiatedStream]:
     """What an answer makes of the streams of our `offer`, in order.
 
     `direction` is ours: what we offered, as far as the answer goes along. `default_direction`: what an answer
-    without a direction means. Raises SdpError (488) when the answer has not the m-lines of the offer or changes
-    the media type of one (RFC 3264 section 6).
+    without a direction means; `default_address`: as for `plan`. Raises SdpError (488) when the answer has not the
+    m-lines of the offer or changes the media type of one (RFC 3264 section 6).
     """
     if len(answer.media) != len(offer.media):
         raise SdpError("the answer has not as many media sections as the offer")
@@ -242,7 +248,7 @@ def read_answer(
     for index, (ours, theirs) in enumerate(zip(offer.media, answer.media, strict=True)):
         if theirs.kind != ours.kind:
             raise SdpError("the answer changes the type of a media section")
-        stream = _read(index, theirs, default_direction, rtcp_mux=ours.rtcp_mux)
+        stream = _read(index, theirs, default_direction, default_address, rtcp_mux=ours.rtcp_mux)
         known = {**{number: form for number, form in ours.rtpmap.items() if str(number) in theirs.formats}}
         formats = tuple({**known, **theirs.rtpmap}.values())
         reason = _disagreement(ours, theirs, formats)
@@ -275,8 +281,10 @@ def revise(previous: SessionDescription | None, new: SessionDescription) -> Sess
 # ---- reading one m-line
 
 
-def _read(index: int, media: MediaDescription, default: Direction, *, rtcp_mux: bool) -> NegotiatedStream:
-    address = literal(media.address)
+def _read(
+    index: int, media: MediaDescription, default: Direction, elsewhere: str | None, *, rtcp_mux: bool
+) -> NegotiatedStream:
+    address = literal(media.address) or elsewhere
     held = address in _HELD
     remote = None if held else address
     mux = rtcp_mux and media.rtcp_mux

@@ -28,21 +28,11 @@ class Change:
     channel: Channel
 
 
-def _nobody_holds(_: Channel) -> bool:
-    return False
-
-
 def changes(
     channels: Sequence[Channel],
     streams: Iterable[NegotiatedStream],
-    *,
-    held: Callable[[Channel], bool] = _nobody_holds,
 ) -> list[Change]:
-    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe.
-
-    `held` tells of a channel whether the call itself holds it: its metadata says that those heard in it send it no more
-    (RFC 8068 section 3.2.2). Otherwise an inactive stream is a pause of the recording (RFC 7866 section 7.1.1.1).
-    """
+    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe."""
     found: list[Change] = []
     count = len(channels)
     for stream in streams:
@@ -53,17 +43,22 @@ def changes(
         if not stream.accepted:
             continue
         if current is None:
-            known = _closed_before(channels, stream)
+            opened = {each.channel.index for each in found if each.kind == "opened"}
+            known = _closed_before([each for each in channels if each.index not in opened], stream)
             index = count if known is None else known.index
             count += known is None
             found.append(Change("opened", _channel(index, stream, known)))
-        elif (wanted := _moved(current, stream, held)) != current:
+        elif (wanted := _moved(current, stream)) != current:
             found.append(Change("changed", wanted))
     return found
 
 
-def holds(channels: Sequence[Channel], held: Callable[[Channel], bool]) -> list[Channel]:
-    """The open channels whose mode changes by metadata alone: held by the call, or no longer."""
+def holds(channels: Iterable[Channel], held: Callable[[Channel], bool]) -> list[Channel]:
+    """The open channels whose mode changes by metadata: held by the call, or no longer.
+
+    `held` tells of a channel whether the call itself holds it: its metadata says that those heard in it send it no more
+    (RFC 8068 section 3.2.2). Otherwise an inactive stream is a pause of the recording (RFC 7866 section 7.1.1.1).
+    """
     wanted = [(each, "hold" if held(each) else each.sdp_mode) for each in channels if each.open]
     return [replace(channel, mode=mode) for channel, mode in wanted if mode != channel.mode]
 
@@ -81,11 +76,10 @@ def _is_other(current: Channel, stream: NegotiatedStream) -> bool:
 
 
 def _closed_before(channels: Sequence[Channel], stream: NegotiatedStream) -> Channel | None:
-    """The channel that this stream filled before it was closed: by its label, without one by its slot."""
-    closed = [each for each in channels if not each.open]
-    if stream.label is not None:
-        return next((each for each in closed if each.label == stream.label), None)
-    return next((each for each in closed if each.label is None and each.mline == stream.index), None)
+    """The channel that this stream filled before it was closed: by its label, which some give twice, and its slot."""
+    closed = [each for each in channels if not each.open and each.label == stream.label]
+    same_slot = next((each for each in closed if each.mline == stream.index), None)
+    return same_slot or next((each for each in closed if stream.label is not None), None)
 
 
 def _channel(index: int, stream: NegotiatedStream, known: Channel | None) -> Channel:
@@ -105,12 +99,12 @@ def _channel(index: int, stream: NegotiatedStream, known: Channel | None) -> Cha
     )
 
 
-def _moved(current: Channel, stream: NegotiatedStream, held: Callable[[Channel], bool]) -> Channel:
+def _moved(current: Channel, stream: NegotiatedStream) -> Channel:
     mode = mode_of(stream)
     return replace(
         current,
         label=current.label if stream.label is None else stream.label,
-        mode="hold" if held(current) else mode,
+        mode=current.mode if mode == current.sdp_mode else mode,  # what the call holds it holds on
         sdp_mode=mode,
         formats=stream.formats,
         remote=_remote(stream) or current.remote,

@@ -45,7 +45,7 @@ from siprec.process import Ending
 from siprec.recorder.intake import Ports
 from siprec.recorder.pool import RenderPool
 from siprec.rtp import packets as rtp
-from siprec.sdp.model import MediaDescription, SessionDescription
+from siprec.sdp.model import MediaDescription, SessionDescription, literal
 from siprec.sdp.model import parse as parse_sdp
 from siprec.sip.flow import Flow, Transport
 from siprec.sip.message import Headers, MessageError, Request, Response, parse
@@ -488,9 +488,8 @@ class Src:
         """Send RTP of a label, and wait until the recorder has `taken` it."""
         offered, answered = self.line(label)
         assert answered.port, f"{label} was refused"
-        assert offered.address is not None
         assert answered.address is not None
-        source, voice = (offered.address, offered.port), self._voice(label)
+        source, voice = (literal(offered.address) or self.flow.remote[0], offered.port), self._voice(label)
         if voice.source not in {None, source}:  # the capture lets go of the old source only after our 200 is out
             await asyncio.sleep(2 * TICK_SECONDS)
         voice.source = source

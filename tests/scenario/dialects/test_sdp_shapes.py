@@ -1,5 +1,7 @@
 """SDP as SRCs write it: t= before c=, blank lines between media, unknown lines, no direction, labels that are words."""
 
+import pytest
+
 from tests.support.replay import Server
 
 
@@ -14,3 +16,31 @@ async def test_it_is_understood_and_answered_in_order(server: Server) -> None:
     recorded = await src.bye()
     assert recorded.heard == ["Bob", "Alice"]
     assert recorded.ssrcs == [[src.ssrc("a_leg")], [src.ssrc("b_leg")]]
+
+
+@pytest.mark.parametrize("line", ["", "c=IN IP4 sbc.example.com\n"])
+async def test_media_without_an_address_comes_from_where_the_signalling_does(server: Server, line: str) -> None:
+    src = server.src("trait-06-sdp")
+    assert (await src.send("good", replace={"c=IN IP4 127.0.30.1\n": line})).status == 200
+    await src.ack()
+    await src.speak("a_leg")
+    await src.speak("b_leg")
+    recorded = await src.bye()
+    assert recorded.ssrcs == [[src.ssrc("a_leg")], [src.ssrc("b_leg")]]
+    assert recorded.manifest.refused == []
+
+
+async def test_a_label_given_twice_is_two_channels(server: Server) -> None:
+    src = server.src("trait-06-sdp")
+    assert (await src.send("good", replace={"a=label:b_leg": "a=label:a_leg"})).status == 200
+    await src.ack()
+    offer = str(src.offer)
+    for ports in ({"audio 12000": "audio 0", "audio 12004": "audio 0"}, {}):
+        body = offer
+        for old, new in ports.items():
+            body = body.replace(old, new)
+        assert (await src.exchange(src.build("INVITE", body=body.encode()))).status == 200
+        await src.ack()
+    assert [each.port > 0 for each in src.answer.media] == [True, True] if src.answer else False
+    recorded = await src.bye()
+    assert [each.index for each in recorded.manifest.channels] == [0, 1]

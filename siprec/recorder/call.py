@@ -273,7 +273,7 @@ class Call:
             leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
             complete = learn(self.record, leg, event.request, body=body, log=self.log)
             text = prepared.text if prepared else self._offer(leg)
-            await leg.provide_prack(event, self._acknowledged)
+            await leg.provide_prack(event, self._acknowledged, offered=prepared is not None)
         except (OSError, ArchiveError, PeerError, Overload):
             if prepared is not None:
                 leg.negotiation.release(prepared)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
 
 from siprec import clock
 from siprec.errors import MetadataError
@@ -42,16 +41,19 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
     if body.metadata:
         describe.assign_participants(record)
     else:
-        _learn_from_headers(record, request, keep)
+        _learn_from_headers(record, leg, request)
     return complete
 
 
-def _learn_from_headers(record: SessionRecord, request: Request, keep: Collection[str]) -> None:
+def _learn_from_headers(record: SessionRecord, leg: Leg, request: Request) -> None:
     """Participants of a call that comes without metadata, as far as its headers name them."""
-    told = headers.described(request, plain=record.call.plain and not record.metadata.participants)
-    named = minimise(told, keep=keep)
+    before = record.metadata.participants
+    known = {each.participant.aor: key for key, each in before.items() if each.participant.aor}
+    told = headers.described(request, plain=record.call.plain and not before, known=known)
+    named = minimise(told, keep=leg.metadata_keep)
     if named.participants:
-        merge.apply(record.metadata, named, at_ns=headers.received_at(request, clock.wall_ns()))
+        changes = merge.apply(record.metadata, named, at_ns=headers.received_at(request, clock.wall_ns()))
+        leg.note("metadata", changes=[_told(each) for each in changes])
         describe.assign_participants(record)
 
 

@@ -337,9 +337,12 @@ class Leg:
                     setting="SIP_TLS_CERT",
                 )
 
-    async def provide_prack(self, event: RequestReceived, acknowledged: Flag) -> None:
-        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it."""
-        if "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
+    async def provide_prack(self, event: RequestReceived, acknowledged: Flag, *, offered: bool) -> None:
+        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it.
+
+        To an INVITE without an offer it would have to carry ours (section 5), which is for the 200: it gets none.
+        """
+        if offered and "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
             self.respond(event, 183, reliable=True)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(acknowledged.wait(), PRACK_SECONDS)

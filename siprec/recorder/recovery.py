@@ -22,7 +22,7 @@ from siprec.recorder.ended import Ended, EndedDialogs
 from siprec.recorder.facilities import Facilities
 from siprec.session import bodies, headers
 from siprec.session.admission import RecordingSource
-from siprec.session.recovery import CORRELATING_IDS, PARALLEL_SECONDS, YOUNG_SECONDS, Replaces, cs_ids, external_ids
+from siprec.session.recovery import PARALLEL_SECONDS, YOUNG_SECONDS, Replaces, correlating, cs_ids, external_ids
 from siprec.session.transitions import State
 from siprec.sip.dialog import DialogKey
 from siprec.sip.message import Request
@@ -145,7 +145,7 @@ class Recovery:
         named = headers.external_ids(request)
         for document in documents:
             named |= extensions.external_ids(document)
-        others = {(name, named[name]) for name in CORRELATING_IDS if named.get(name)}
+        others = correlating(named)
         candidates: dict[str, SessionRecord] = {}
         lookups: list[tuple[Index, str]] = [("cs_id", each) for each in sorted(wanted)]
         lookups += [("external", external_key(name, value)) for name, value in sorted(others)]

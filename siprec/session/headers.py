@@ -9,8 +9,9 @@ of its From header.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import count
 
 from siprec.errors import SipError
 from siprec.metadata.model import NameID, Participant, ParticipantStreamAssoc, Recording, Stream, user_part
@@ -72,21 +73,26 @@ def received_at(request: Request, now_ns: int) -> int:
     return at_ns
 
 
-def described(request: Request, *, plain: bool) -> Recording:
+def described(request: Request, *, plain: bool, known: Mapping[str, str]) -> Recording:
     """The participants of a call that came without metadata, as far as its headers name them.
 
-    `plain`: it is no recording session, so that its caller is who is heard; else From names the SRC itself.
+    `plain`: it is no recording session, so that its caller is who is heard; else From names the SRC itself. `known`: by
+    their addresses, ids of participants that were named before; who is new on an m-line is not who was there.
     """
     people = list(_cisco_participants(request)) or list(_near_and_far(request))
     if plain and not people:
         people = list(_ends(request))
-    people = people[:PARTICIPANTS_LIMIT]
+    ids, taken = dict(known), set(known.values())
+    sends: dict[NameID, tuple[str, ...]] = {}
+    for index, name_id in people[:PARTICIPANTS_LIMIT]:
+        if name_id.aor not in ids:
+            ids[name_id.aor] = next(str(each) for each in count(index) if str(each) not in taken)
+            taken.add(ids[name_id.aor])
+        sends[name_id] = (*sends.get(name_id, ()), f"mline-{index}")
     return Recording(
-        participants=tuple(Participant(str(index), (name_id,)) for index, name_id in people),
-        streams=tuple(Stream(f"mline-{index}") for index, _ in people),
-        participant_stream_assocs=tuple(
-            ParticipantStreamAssoc(str(index), send=(f"mline-{index}",)) for index, _ in people
-        ),
+        participants=tuple(Participant(ids[each.aor], (each,)) for each in sends),
+        streams=tuple(Stream(stream) for streams in sends.values() for stream in streams),
+        participant_stream_assocs=tuple(ParticipantStreamAssoc(ids[each.aor], send=sends[each]) for each in sends),
     )
 
 

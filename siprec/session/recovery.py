@@ -6,7 +6,7 @@ INVITE with a new Call-ID and the same metadata. So both ways are served, the se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from siprec.errors import SipError
@@ -72,8 +72,15 @@ def cs_ids(metadata: Iterable[Recording] | RSMetadata) -> set[str]:
 
 def external_ids(call: CallData, metadata: RSMetadata) -> set[tuple[str, str]]:
     """The ids by which a session may be recognised, as (name, value)."""
-    known = call.external_ids | extensions.external_ids(metadata)
-    return {(name, known[name]) for name in CORRELATING_IDS if known.get(name)}
+    return correlating(call.external_ids | extensions.external_ids(metadata))
+
+
+def correlating(known: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Those of some external ids that name one call. One of zeros names none: it is the null UUID of RFC 7989, or what
+    a device sends that has no id.
+    """
+    named = {name: known.get(name, "") for name in CORRELATING_IDS}
+    return {(name, value) for name, value in named.items() if value.partition(";")[0].strip("0- ")}
 
 
 def open_dialogs(dialogs: Iterable[DialogInfo]) -> list[Dialog]:

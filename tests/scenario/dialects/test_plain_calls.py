@@ -18,6 +18,13 @@ async def test_cube_names_participants_in_headers(tmp_path: Path) -> None:
         await src.ack()
         recorded = await src.bye()
         assert recorded.heard == ["alice", "carol"]
+        assert [(each.name, len(each.left)) for each in recorded.manifest.participants] == [
+            ("alice", 0),
+            ("bob", 1),
+            ("carol", 0),
+        ]
+        changes = [each["changes"] for each in recorded.events if each["event"] == "metadata"]
+        assert {(each["what"], each["id"]) for each in changes[-1]} >= {("ended", "1"), ("appeared", "2")}
 
 
 async def test_the_built_in_bridge_makes_two_calls_without_offer(tmp_path: Path) -> None:

@@ -59,6 +59,23 @@ async def test_the_same_call_by_an_external_id(server: Server, name: str) -> Non
     assert (len(server.recordings()), recorded.manifest.recoveries[0].how) == (1, "fresh-invite")
 
 
+NOBODY = [
+    "Session-ID: 00000000000000000000000000000000;remote=ab30317f1a784dc48ff824d0d3715d86\n",
+    "Cisco-Guid: 0-0-0-0\n",
+    "X-Audc-Call-Id: 0\n",
+]
+
+
+@pytest.mark.parametrize("header", NOBODY)
+async def test_an_id_of_zeros_names_no_call(server: Server, header: str) -> None:
+    old = await recorded_call(server, session="one", replace={"Max-Forwards: 70\n": f"Max-Forwards: 70\n{header}"})
+    await absence(0.1)
+    server.advance(GONE_SECONDS)
+    new, _ = await come_again(server, header, session="two")
+    assert (await ended_alone(server, new)).manifest.replica_of is None
+    assert (await ended_alone(server, old)).manifest.recoveries == []
+
+
 async def test_a_group_id_is_no_call(server: Server) -> None:
     group = {
         "<datamode>complete</datamode>\n": '<datamode>complete</datamode>\n<group group_id="Z3JvdXA="/>\n',

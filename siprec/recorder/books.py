@@ -126,8 +126,12 @@ class Books:
             await self.bury()
             return
         self._call.data.saved_ns = clock.wall_ns()
-        with contextlib.suppress(StoreError):  # a store that is down says so itself; the call goes on
+        try:
             await self._store.save(self._call.record)
+        except NotOwner:  # as above
+            self._call.post(Released("another node"))
+        except StoreError:  # a store that is down says so itself; the call goes on
+            pass
 
     async def bury(self) -> None:
         """Have the store know that the session is over."""

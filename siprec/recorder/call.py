@@ -56,7 +56,7 @@ class Call:
     """One recording session and its task. `closed` is set when its capture and its end are on disk, or never will be;
     then `to_render` tells whether it is to be rendered.
 
-    `invites`: transactions of the INVITEs that were handed to it.
+    `invites`: transactions of the INVITEs that were handed to it; `came_from`: the node it was brought here from.
     """
 
     def __init__(self, facilities: Facilities, record: SessionRecord, source: RecordingSource, remote: str) -> None:
@@ -71,6 +71,7 @@ class Call:
         self.books = Books(self, facilities.store, alone=facilities.cluster.alone)
         self.record = record
         self.invites: list[str] = []
+        self.came_from = ""
         self._gone = False  # to another node
         self.closed = Flag()
         self.to_render = False
@@ -175,8 +176,9 @@ class Call:
                 self._use.observers.emit("session", self.record)
         self.settled.set()
 
-    def adopt(self) -> None:
+    def adopt(self, from_node: str = "") -> None:
         """Stand for a session that another process had: its dialogs are known, its media is to come."""
+        self.came_from = from_node
         self.leg.info = recovery.recalled(self.record.dialogs)
         for dialog in recovery.open_dialogs(self.record.dialogs):
             self._use.endpoint.restore(dialog)
@@ -190,6 +192,7 @@ class Call:
         while not self.quiet(clock.monotonic() - QUIET_SECONDS):  # noqa: ASYNC110  the drain thread tells only who asks
             await asyncio.sleep(QUIET_SECONDS)
         await self.leg.finish(self.leg.last_packet_ns() or clock.wall_ns())
+        await asyncio.gather(*self._retiring)
 
     def _forget_dialogs(self) -> None:
         for each in self.record.dialogs:
@@ -323,7 +326,7 @@ class Call:
 
     async def _taken_over(self, item: TakeOver) -> None:
         """Another INVITE carries this session on: a new leg, and the old one goes once the new one stands."""
-        if self.leg.info is not None and item.event.dialog is self.leg.info.dialog:
+        if self.leg.opened and self.leg.info is not None and item.event.dialog is self.leg.info.dialog:
             await self._reaffirmed(item)
             return
         leg = self._new_leg(item.event.flow.remote[0], fence=self.data.fence + 1, takes_over=True)
@@ -397,6 +400,9 @@ class Call:
         leg, inviting = self.leg, event.request.method == "INVITE"
         timer = agree_timer(event.request)
         body = bodies.read(event.request)
+        if not leg.opened and (inviting or body.sdp is not None):  # it was brought here by this, from another node
+            await self._taken_over(TakeOver(event, "reinvite", self._source, self.came_from))
+            return True
         if leg.negotiation.proposing and (inviting or body.sdp is not None):
             raise OfferPending("an offer of ours waits for its answer")
         prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
@@ -408,7 +414,7 @@ class Call:
         if prepared is not None:
             leg.negotiation.commit(prepared, leg.intake, held=self._held)
             describe.assign_participants(self.record)
-        else:
+        elif leg.opened:
             leg.negotiation.follow_holds(self._held, leg.intake)
         leg.run_timer(timer.timer(clock.monotonic()))
         leg.note(event.request.method.lower(), channels=describe.modes(self.data.channels))
@@ -551,6 +557,7 @@ class Call:
     async def _abandon(self) -> None:
         """After a defect of ours: give back what can be given back; the capture stays for the next start."""
         await self.leg.finish(clock.wall_ns())
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._send_bye()
 
     _TAKERS: dict[type, Callable[..., Awaitable[None]]] = {

@@ -7,7 +7,7 @@ a session go sends no more SIP for it and closes nothing, but captures under its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from siprec import clock
 from siprec.cluster.base import Cluster, Wish
@@ -18,7 +18,7 @@ from siprec.recorder.facilities import Facilities
 from siprec.recorder.finish import finish
 from siprec.recorder.items import HungUp, Released
 from siprec.session.admission import RecordingSource
-from siprec.session.recovery import PARALLEL_SECONDS
+from siprec.session.recovery import PARALLEL_SECONDS, YOUNG_SECONDS
 from siprec.store.base import SessionRecord
 
 ASK_SECONDS = 0.3
@@ -35,6 +35,8 @@ class Neighbours:
         self._calls = calls
         self._start = start
         self._log = log
+        self._adopting: dict[str, asyncio.Future[Call | None]] = {}
+        self._lost_early: set[str] | None = set()
 
     @property
     def _cluster(self) -> Cluster:
@@ -45,7 +47,18 @@ class Neighbours:
 
         `insist`: the SRC named this very session, so that a living owner's wish to keep it does not count.
         """
-        session_id, store = record.call.session_id, self._use.store
+        session_id = record.call.session_id
+        while (under_way := self._adopting.get(session_id)) is not None:  # for another request of the same SRC
+            if (call := await asyncio.shield(under_way)) is not None or not insist:
+                return call
+        self._adopting[session_id] = under_way = asyncio.ensure_future(self._bring(record, source, insist=insist))
+        under_way.add_done_callback(lambda _: self._adopting.pop(session_id))
+        return await asyncio.shield(under_way)
+
+    async def _bring(self, record: SessionRecord, source: RecordingSource, *, insist: bool) -> Call | None:
+        if (known := self._calls.get(record.call.session_id)) is not None:
+            return known
+        session_id, store, from_node = record.call.session_id, self._use.store, record.call.node
         try:
             if record.call.node != self._use.policy.node and not await self._released(session_id) and not insist:
                 return None
@@ -55,7 +68,7 @@ class Neighbours:
             self._log.warning("session not adopted", session=session_id, error=repr(error))
             return self._calls.get(session_id)
         call = Call(self._use, record, source, record.call.source)
-        call.adopt()
+        call.adopt(from_node)
         self._start(call)
         return call
 
@@ -77,7 +90,8 @@ class Neighbours:
             return call is not None
         if call is None:
             return True
-        if call.active and not call.quiet(clock.monotonic() - PARALLEL_SECONDS):
+        now = clock.monotonic()
+        if call.active and (call.young(now, YOUNG_SECONDS) or not call.quiet(now - PARALLEL_SECONDS)):
             return False
         call.post(Released(to_node))
         return True
@@ -87,6 +101,14 @@ class Neighbours:
         call = self._calls.get(session_id)
         if call is not None:
             call.post(Released("another node"))
+        elif self._lost_early is not None:
+            self._lost_early.add(session_id)
+
+    def restored(self, session_ids: Iterable[str]) -> None:
+        """All sessions that were ours are here again. A store may have told before who has them by now."""
+        lost, self._lost_early = self._lost_early or set(), None
+        for session_id in lost.intersection(session_ids):
+            self.lost(session_id)
 
     async def finish_orphans(self) -> None:
         """Render what dead nodes left, if their folders can be seen here and no other node was first."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from siprec import clock
 from siprec.cluster.base import Wish
-from siprec.errors import NotFound, StoreError
+from siprec.errors import NotFound, StoreError, StoreUnavailable
 from siprec.metadata import extensions
 from siprec.metadata.model import Recording
 from siprec.recorder.call import Call
@@ -156,10 +156,9 @@ class Recovery:
                         candidates[record.call.session_id] = record
         except (StoreError, TimeoutError):
             return Anew()
-        if len(candidates) != 1:
-            return Anew()
-        (record,) = candidates.values()
-        return await self._continue(record, source)
+        living = [each for each in candidates.values() if each.ended is None and each.call.live]
+        found = living or list(candidates.values())  # one that was given up may have been carried on
+        return await self._continue(found[0], source) if len(found) == 1 else Anew()
 
     @staticmethod
     def _may_go_on(record: SessionRecord, source: RecordingSource) -> bool:
@@ -192,15 +191,19 @@ class Recovery:
             return False
         return record.call.node != self._use.policy.node and await self._use.cluster.tell(record.call.session_id, wish)
 
-    async def of_dialog(self, key: DialogKey, source: RecordingSource) -> Call | None:
+    async def of_dialog(self, key: DialogKey, source: RecordingSource, *, wanted: bool) -> Call | None:
         """The session whose dialog a request names that is unknown here; brought here if it is to be had.
 
-        Raises StoreError, TimeoutError while the store cannot be asked.
+        `wanted`: also if its owner lives, for the request brings its media here. Raises StoreError, TimeoutError while
+        the store cannot be asked, or the session is not to be had.
         """
         record = await self._stored("dialog", dialog_key(*key))
         if record is None or record.ended is not None or record.call.identity != source.name:
             return None
-        return self._calls.get(record.call.session_id) or await self._adopt(record, source, insist=True)
+        known = self._calls.get(record.call.session_id) or await self._adopt(record, source, insist=wanted)
+        if known is None:
+            raise StoreUnavailable("its owner keeps the session, or it cannot be had now")
+        return known
 
     async def _stored(self, index: Index, key: str) -> SessionRecord | None:
         """The only session known under `key`; None when it is not exactly one. Raises StoreError, TimeoutError."""

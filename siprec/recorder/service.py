@@ -34,6 +34,7 @@ from siprec.session.admission import (
 from siprec.session.model import CallData
 from siprec.session.recovery import replaces_of
 from siprec.session.transitions import State
+from siprec.sip.checks import has_offer
 from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import (
     AckMissing,
@@ -231,7 +232,8 @@ class Recorder:
             if wish is not None and await self._recovery.at_owner(key, source, wish):
                 self._answer_and_flush(event, 200, [("Accept", ", ".join(bodies.ACCEPT))])
                 return
-            call = await self._recovery.of_dialog(key, source)
+            brings_media = request.method == "INVITE" or has_offer(request)
+            call = await self._recovery.of_dialog(key, source, wanted=brings_media)
         except (StoreError, TimeoutError):
             # Never 481 while it cannot be known: an SBC ends the recording on it.
             self._answer_and_flush(event, 500, [("Retry-After", str(RETRY_AFTER))])
@@ -245,6 +247,7 @@ class Recorder:
     async def restore(self) -> None:
         """Take up the sessions that an earlier process of this node left in the store; they are captured on return."""
         await self._restart.run()
+        self.neighbours.restored(list(self._calls))
 
     async def _finish_orphans(self) -> None:
         with contextlib.suppress(StoreError):  # said by the store itself, and asked again next time

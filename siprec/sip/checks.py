@@ -143,7 +143,7 @@ def has_offer(request: Request) -> bool:
     kind = (request.headers.get("Content-Type") or "").lower()
     if kind.startswith("multipart/"):
         return b"application/sdp" in request.body.lower()
-    return kind.startswith("application/sdp")
+    return kind.startswith("application/sdp") and bool(request.body)
 
 
 def _offered(record: Record) -> bool:

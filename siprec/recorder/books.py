@@ -17,11 +17,12 @@ from siprec.errors import NotOwner, StoreError
 from siprec.recorder import describe
 from siprec.recorder.items import Keep, Released
 from siprec.session.transitions import State
-from siprec.store.base import Reason, SessionStore
+from siprec.store.base import Reason, SessionRecord, SessionStore
 
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
     from siprec.recorder.leg import Leg
+    from siprec.recorder.negotiation import Prepared
 
 JOURNAL_SECONDS = 0.5
 """How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
@@ -61,7 +62,15 @@ class Books:
             await asyncio.gather(leg.begin(manifest, new=True), self._journal(self._create(after)))
         else:  # the journal must not know a leg whose papers cannot be written
             await leg.begin(manifest, new=False)
-            await self._journal(self._save())
+            await self._journal(self._save(self._call.record))
+
+    async def announce(self, prepared: Prepared) -> None:
+        """Have the journal know, before the 200 OK, where it will say that streams are received: a successor takes up
+        what it knows of, and lets go of all other ports.
+        """
+        record = self._call.record
+        call = replace(record.call, channels=prepared.channels, local_sdp=prepared.text)
+        await self._journal(self._save(replace(record, call=call)))
 
     async def _create(self, state: State) -> None:
         record = self._call.record
@@ -71,8 +80,8 @@ class Books:
         finally:  # what was made of them serves the next time
             record.metadata_at_rest, record.sdp_at_rest = stored.metadata_at_rest, stored.sdp_at_rest
 
-    async def _save(self) -> None:
-        await self._store.save(self._call.record)
+    async def _save(self, record: SessionRecord) -> None:
+        await self._store.save(record)
         await self._store.flush()
 
     async def _journal(self, storing: Coroutine[None, None, None]) -> None:

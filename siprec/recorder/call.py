@@ -16,9 +16,9 @@ from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
 from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
 from siprec.media.ports import PortPair
-from siprec.recorder import describe
+from siprec.recorder import describe, refusal
 from siprec.recorder.books import Books
-from siprec.recorder.contact import Contact, IntervalTooSmall, agree_timer
+from siprec.recorder.contact import Contact, agree_timer
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.items import Check, HungUp, Item, Keep, MovedInto, Released, Restored, Stop, TakeOver
 from siprec.recorder.learn import held, learn
@@ -114,16 +114,17 @@ class Call:
         `on_dialog` is told the key of each dialog the session gets, before its next event can arrive.
         """
         self._on_dialog = on_dialog
+        item: Item | None = None
         try:
             while not self._gone and self.data.state not in OVER:
                 item = await self._inbox.get()
                 await self._take(item)
                 if not isinstance(item, AckReceived | Keep):  # nothing in a note of theirs is worth a write of its own
                     await self.books.note()
-                del item  # a request with its body would be held until the next comes
+                item = None  # a request with its body would be held until the next comes
         except Exception as error:
             self.log.error("call failed", error=repr(error), exc_info=True)
-            await self._abandon()
+            await self._abandon(item)
         finally:
             self.leg.refresh.stop()
             self.books.forget()
@@ -228,19 +229,8 @@ class Call:
         """Run `handle`; what it raises becomes the final answer. A refused change leaves the session as it was."""
         try:
             await handle()
-        except IntervalTooSmall as error:
-            await self._refuse(event, error.status, error.headers)
-        except PeerError as error:
-            method = event.request.method
-            self.log.warning("request refused", method=method, status=error.status, reason=error.reason)
-            accept = (("Accept", ", ".join(bodies.ACCEPT)),) if error.status == 415 else ()
-            await self._refuse(event, error.status, accept)
-        except Overload as error:
-            self.log.warning("overload", reason=error.reason)
-            await self._refuse(event, 503, (("Retry-After", str(error.retry_after)),))
-        except (OSError, ArchiveError) as error:
-            self.log.error("recording folder cannot be written", error=str(error), setting="RECORDING_DIR")
-            await self._refuse(event, 503, (("Retry-After", "30"),))
+        except refusal.ANSWERED as error:
+            await self._refuse(event, *refusal.of(error, event.request.method, self.log))
 
     async def _refuse(self, event: RequestReceived, status: int, extra: HeaderList) -> None:
         self.leg.respond(event, status, extra=extra)
@@ -407,8 +397,11 @@ class Call:
             raise OfferPending("an offer of ours waits for its answer")
         prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
         text = prepared.text if prepared else self._offer(leg) if inviting else ""
+        if prepared and prepared.pairs:
+            await self.books.announce(prepared)
         if leg.respond(event, 200, extra=timer.headers, body=text) is None:
             leg.negotiation.release(prepared) if prepared else leg.negotiation.withdraw()
+            self.books.keep_soon()
             return False
         learn(self.record, leg, event.request, body=body, log=self.log)
         if prepared is not None:
@@ -554,8 +547,13 @@ class Call:
         Effect.RELEASE: lambda call: call.books.bury(),
     }
 
-    async def _abandon(self) -> None:
-        """After a defect of ours: give back what can be given back; the capture stays for the next start."""
+    async def _abandon(self, item: Item | None) -> None:
+        """After a defect of ours, met with `item`: give back what can be given back; the capture stays for the next
+        start.
+        """
+        event = item.event if isinstance(item, TakeOver) else item
+        if isinstance(event, RequestReceived):
+            self.leg.respond(event, 500)
         await self.leg.finish(clock.wall_ns())
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._send_bye()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from siprec import clock
-from siprec.errors import PortsExhausted, SdpError
+from siprec.errors import ListenError, PortsExhausted, SdpError
 from siprec.media.ports import PortPair
 from siprec.recorder.intake import Intake, Ports, local_address_towards, own_key
 from siprec.sdp import model as sdp
@@ -213,7 +213,7 @@ class Negotiation:
             for channel in (each.channel for each in changes if each.kind == "opened"):
                 address = channel.remote[0] if channel.remote else self._source
                 pairs[channel.index] = self._ports.acquire(address, clock.monotonic())
-        except (PortsExhausted, SdpError):
+        except (PortsExhausted, ListenError, SdpError):
             for pair in pairs.values():
                 self._ports.release(pair, clock.monotonic())
             raise
@@ -256,7 +256,7 @@ class Negotiation:
         try:
             for index in range(count):
                 self._waiting[index] = self._ports.acquire(self._source, clock.monotonic())
-        except (PortsExhausted, SdpError):
+        except (PortsExhausted, ListenError, SdpError):
             self.withdraw()
             raise
         slots = [negotiate.StreamOffer(address, pair.port, direction="recvonly") for pair in self._waiting.values()]

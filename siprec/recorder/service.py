@@ -174,6 +174,12 @@ class Recorder:
     def _invite(self, event: RequestReceived, now: float) -> None:
         source = self.gate.identify(event.flow)
         assert source is not None, "unlisted sources are dropped before parsing"
+        if self._is_wanted(event, now):
+            self._arriving += 1
+            self._spawn(self._arrive(event, source))
+
+    def _is_wanted(self, event: RequestReceived, now: float) -> bool:
+        """Whether an INVITE may begin a recording; else it has its answer."""
         try:
             body = bodies.read(event.request)
             found = recognise(event.request, body.parts, strict=self._limits.strict)
@@ -181,13 +187,12 @@ class Recorder:
             headers = [("Accept", ", ".join(bodies.ACCEPT))] if error.status == 415 else []
             self.log.warning("INVITE refused", source=event.flow.remote[0], status=error.status, reason=error.reason)
             self._answer(event, error.status, now, headers)
-            return
+            return False
         if not found.is_recording_session and not self._limits.plain_calls:
             self._count("not a recording session", event, setting="RECORD_PLAIN_CALLS")
             self._answer(event, 403, now)
-        else:
-            self._arriving += 1
-            self._spawn(self._arrive(event, source))
+            return False
+        return True
 
     # ------------------------------------------------------------------ sessions that are carried on
 
@@ -220,6 +225,8 @@ class Recorder:
                 call.post(_take_over(event, how, source, found, own))
             case Anew() if own is not None:
                 own.post(event)
+            case Anew() if event.request.to.tag and not self._is_wanted(event, now):
+                self._use.flush()  # it came in a dialog, so that nobody has looked at it yet
             case Anew():
                 self._begin(event, source, found)
         self.log.debug("recovery decided", found=type(found).__name__, seconds=round(clock.monotonic() - now, 4))
@@ -249,9 +256,12 @@ class Recorder:
         await self._restart.run()
         self.neighbours.restored(list(self._calls))
 
-    async def _finish_orphans(self) -> None:
-        with contextlib.suppress(StoreError):  # said by the store itself, and asked again next time
-            await self.neighbours.finish_orphans()
+    async def _finish_orphans(self, interval: float) -> None:
+        """A task of its own: it waits for the rendering of what dead nodes left, and live calls are looked after."""
+        while True:
+            await asyncio.sleep(interval)
+            with contextlib.suppress(StoreError):  # said by the store itself, and asked again next time
+                await self.neighbours.finish_orphans()
 
     def _start(self, call: Call) -> None:
         for each in call.record.dialogs:
@@ -264,6 +274,7 @@ class Recorder:
         self._spawn(self.gate.watch())
         self._spawn(self._restart.tell())
         self._spawn(self._watch(interval))
+        self._spawn(self._finish_orphans(interval))
 
     async def _watch(self, interval: float) -> None:
         next_round, ebb = 0.0, Ebb()
@@ -278,7 +289,6 @@ class Recorder:
                 await asyncio.to_thread(give_memory_back, thoroughly=crowd_gone)
             if everyone:
                 next_round = now + interval
-                await self._finish_orphans()
             for call in list(self._calls.values()):
                 if call.settled.is_set() and (everyone or call.data.state is State.INTERRUPTED):
                     call.post(Check())
@@ -305,7 +315,12 @@ class Recorder:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("defect", error=repr(error), exc_info=error)
 
     def _has_dialog(self, call: Call, key: DialogKey) -> None:
         self._by_dialog[key] = call
@@ -391,7 +406,8 @@ class Recorder:
                 )
             except (SiprecError, OSError) as error:
                 log_.error("recording could not be salvaged, its capture is kept", error=str(error))
-                await asyncio.to_thread(mark_failed, folder.path, str(error))
+                with contextlib.suppress(SiprecError, OSError):  # the next start tries again
+                    await asyncio.to_thread(mark_failed, folder.path, str(error))
 
     async def stop(self, timeout: float) -> int:
         """No new calls, BYE to live ones, captures closed, rendering for `timeout` seconds.

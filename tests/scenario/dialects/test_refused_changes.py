@@ -73,3 +73,22 @@ async def test_an_offer_of_ours_has_its_answer_before_there_is_another(server: S
     await src.ack(body=answer)
     await src.speak("a_leg")
     assert (await src.bye()).ssrcs[0] == [src.ssrc("a_leg")]
+
+
+async def test_the_journal_knows_of_a_new_stream_before_it_is_promised(server: Server) -> None:
+    """Else a successor would let go of its ports."""
+    src = await begun(server)
+    waiting: list[int] = []
+    receive = src.receive
+
+    def look(data: bytes) -> None:
+        waiting.append(server.store.health().dirty)
+        receive(data)
+
+    src.receive = look  # type: ignore[method-assign]
+    offer = f"{src.offer}m=audio 12008 RTP/AVP 0\r\nc=IN IP4 127.0.30.1\r\na=label:c_leg\r\na=sendonly\r\n"
+    assert (await src.exchange(src.build("INVITE", body=offer.encode()))).status == 200
+    assert waiting[-1] == 0
+    await src.ack()
+    await src.speak("c_leg")
+    assert (await src.bye()).ssrcs[2] == [src.ssrc("c_leg")]

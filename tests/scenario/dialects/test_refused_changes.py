@@ -4,6 +4,8 @@ import pytest
 
 from siprec.sdp.model import SessionDescription
 from siprec.sip.message import Request, parse
+from siprec.store import codec
+from siprec.store.sqlite import SqliteSessionStore
 from tests.support.replay import Server, Src
 
 MIXED = "multipart/mixed;boundary=b"
@@ -78,17 +80,20 @@ async def test_an_offer_of_ours_has_its_answer_before_there_is_another(server: S
 async def test_the_journal_knows_of_a_new_stream_before_it_is_promised(server: Server) -> None:
     """Else a successor would let go of its ports."""
     src = await begun(server)
-    waiting: list[int] = []
-    receive = src.receive
+    known: list[tuple[int, int]] = []
+    receive, store = src.receive, server.store
+    assert isinstance(store, SqliteSessionStore)
+    (session_id,) = await store.owned("test")
 
     def look(data: bytes) -> None:
-        waiting.append(server.store.health().dirty)
+        channels = codec.decode(store._table.get(session_id)).call.channels
+        known.append((len(channels), store.health().dirty))
         receive(data)
 
     src.receive = look  # type: ignore[method-assign]
     offer = f"{src.offer}m=audio 12008 RTP/AVP 0\r\nc=IN IP4 127.0.30.1\r\na=label:c_leg\r\na=sendonly\r\n"
     assert (await src.exchange(src.build("INVITE", body=offer.encode()))).status == 200
-    assert waiting[-1] == 0
+    assert known[-1] == (3, 0)
     await src.ack()
     await src.speak("c_leg")
     assert (await src.bye()).ssrcs[2] == [src.ssrc("c_leg")]

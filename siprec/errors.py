@@ -19,6 +19,8 @@
 Parsers raise only their own `PeerError`; anything else that wire bytes provoke is a defect of ours.
 """
 
+import errno
+
 
 class SiprecError(Exception):
     """Root of all errors raised on purpose."""
@@ -103,6 +105,15 @@ class ListenError(LocalError):
 
 class ArchiveError(LocalError):
     """A recording folder could not be read or written."""
+
+
+def is_disk_trouble(error: BaseException | None) -> bool:
+    """Whether a disk is to blame that may be well again later: full, over quota, failing, or read-only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
+            return True
+        error = error.__cause__
+    return False
 
 
 class RenderError(LocalError):

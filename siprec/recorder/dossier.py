@@ -107,6 +107,12 @@ class Dossier:
     def _is_new(self, name: str, data: bytes) -> bool:
         return self._written.get(name) != hash(data)
 
+    def undo(self) -> None:
+        """Remove this part alone, to be made again. Raises OSError."""
+        if self._part is not None:
+            shutil.rmtree(self._part.path)
+            self._part = None
+
     def discard(self) -> None:
         """Remove this part, and the folder when it was the only one. Raises OSError."""
         if self._new or (self._part is not None and len(self.folder.parts()) == 1):

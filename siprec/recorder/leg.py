@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest, RefusedEntry
-from siprec.errors import LocalError, Overload
+from siprec.errors import ArchiveError, LocalError, Overload
 from siprec.media.capture import CaptureResult, SessionCapture
 from siprec.media.part import Outage, Part
 from siprec.media.ports import PortPair
@@ -116,17 +116,24 @@ class Leg:
 
         To be called in a files thread, before anybody else knows of this leg. Raises OSError, ArchiveError, LocalError.
         """
-        self._dossier = Dossier(folder)
-        self._make_further()
-        self._plan(started_ns)
-        self.intake.begin(self._capture(self.dossier.part.path))
+        self._dossier = dossier = Dossier(folder)
+        try:
+            self._make_further()
+            self._plan(started_ns)
+            self.intake.begin(self._capture(dossier.part.path))
+        except (OSError, ArchiveError):  # it may be tried again
+            self._dossier = self._intake = None
+            with contextlib.suppress(OSError):
+                dossier.undo()
+            raise
         now_ns = clock.wall_ns()
         for channel in self._data.channels:
             if channel.index in pairs:
                 self.intake.open(channel, pairs[channel.index], now_ns)
                 del pairs[channel.index]
         self.interrupted_since(self._data.saved_ns)
-        self.dossier.write(Papers(), self.part)  # without it nobody could read the capture, should we die right now
+        with contextlib.suppress(OSError):  # then it is written with the next save
+            dossier.write(Papers(), self.part)  # without it nobody could read the capture, should we die right now
 
     def _make_further(self) -> None:
         for _ in range(UNTOLD_FENCES):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from siprec import clock
-from siprec.errors import ConfigurationError, StoreError
+from siprec.errors import ConfigurationError, StoreError, is_disk_trouble
 from siprec.log import Logger
 from siprec.media.ports import PortPair
 from siprec.recorder.call import Call
@@ -31,6 +31,13 @@ BREATH = 20
 CAPTURES_AT_ONCE = 50
 """Captures begun by one job of a files thread. One job at a time: two would only wait for each other's Python."""
 
+DISK_PATIENCE = 60.0
+"""How long sessions wait for a disk that cannot take their captures: some seconds of packets wait in the sockets, and
+what comes after those is worth having too."""
+
+RETRY_SECONDS = 0.25
+"""Between two tries, as in `media.writer`."""
+
 TOLD_AT_ONCE = 4
 """Restored sessions that are written about at the same time: as many as there are files threads."""
 
@@ -45,7 +52,11 @@ class Held:
 
 
 class Restart:
-    """`source_of` names the SRC of a stored session, None when SIP_ALLOW lists it no more; `start` takes a call up."""
+    """`source_of` names the SRC of a stored session, None when SIP_ALLOW lists it no more; `start` takes a call up.
+
+    `await_disk` is told of a call that cannot be captured yet (True), and when that is over (False): requests in its
+    dialogs wait meanwhile.
+    """
 
     def __init__(
         self,
@@ -53,13 +64,16 @@ class Restart:
         *,
         source_of: Callable[[CallData], RecordingSource | None],
         start: Callable[[Call], None],
+        await_disk: Callable[[Call, bool], None],
         log: Logger,
     ) -> None:
         self._use = facilities
         self._source_of = source_of
         self._start = start
+        self._await_disk = await_disk
         self._log = log
         self._back: list[Call] = []
+        self._waiting: list[Held] = []
 
     async def run(self) -> None:
         """Take up all sessions that the store holds for this node; they are captured on return.
@@ -78,17 +92,37 @@ class Restart:
         in_files = asyncio.get_running_loop().run_in_executor
         for batch in batches:
             for each, error in await in_files(self._use.files, self._capture, batch):
-                await self._begin(each, error)
+                if is_disk_trouble(error):
+                    self._await_disk(each.call, True)
+                    self._waiting.append(each)
+                else:
+                    await self._begin(each, error)
         if self._back:
             seconds = {"sockets_s": sockets_at - began, "captured_s": clock.monotonic() - began}
             rounded = {name: round(each, 3) for name, each in seconds.items()}
             self._log.info("sessions captured again", sessions=len(self._back), **rounded)
 
     async def tell(self) -> None:
-        """Write about those that came back."""
-        calls = iter(self._back)
+        """Write about those that came back, and go on with those that wait for the disk."""
+        await self._tell_all()
+        if self._waiting:
+            self._log.error("captures wait for the disk", sessions=len(self._waiting), setting="RECORDING_DIR")
+        limit = clock.monotonic() + DISK_PATIENCE
+        while self._waiting:
+            await asyncio.sleep(RETRY_SECONDS)
+            in_files = asyncio.get_running_loop().run_in_executor
+            batch, self._waiting = self._waiting, []
+            for each, error in await in_files(self._use.files, self._capture, batch):
+                if is_disk_trouble(error) and clock.monotonic() < limit:
+                    self._waiting.append(each)
+                else:
+                    self._await_disk(each.call, False)
+                    await self._begin(each, error)
+            await self._tell_all()
+
+    async def _tell_all(self) -> None:
+        calls, self._back = iter(self._back), []
         await asyncio.gather(*(self._tell(calls) for _ in range(TOLD_AT_ONCE)))
-        self._back.clear()
 
     # ------------------------------------------------------------------ private
 

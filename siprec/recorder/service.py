@@ -100,6 +100,7 @@ class Recorder:
             facilities,
             source_of=lambda data: source_named(limits.sources, data.identity, data.source),
             start=self._start,
+            await_disk=self._await_disk,
             log=log.get(),
         )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -268,6 +269,13 @@ class Recorder:
             self._by_dialog[each.dialog.key] = call
         self._calls[call.data.session_id] = call
         self._spawn(self._run(call))
+
+    def _await_disk(self, call: Call, waits: bool) -> None:
+        for each in call.record.dialogs:
+            if waits:
+                self._by_dialog[each.dialog.key] = call
+            else:
+                self._by_dialog.pop(each.dialog.key, None)
 
     def watch(self, interval: float) -> None:
         """Look after all sessions every `interval` seconds, after interrupted ones more often, until `stop`."""

@@ -11,6 +11,7 @@ most the damaged session is missing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import struct
@@ -147,6 +148,7 @@ class Journal:
             rows, self._db, self._damaged = _open(self._path)
         except (sqlite3.Error, OSError) as error:
             self._error = str(error)
+            rows = _all_that_can_be_read(self._path)
         self._thread.start()
         return rows
 
@@ -336,6 +338,19 @@ def _read(db: sqlite3.Connection, into: Assembly) -> None:
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()
     if bad or verdict != ("ok",):
         raise Damaged(f"{bad} frames, {verdict}")
+
+
+def _all_that_can_be_read(path: Path) -> list[Row]:
+    """The rows of a journal that cannot be opened to write: on a full disk there is no room for the file in which
+    processes share the index of the log. A connection that excludes all others needs none.
+    """
+    whole = Assembly()
+    with contextlib.suppress(sqlite3.Error, OSError, Damaged):
+        if path.exists():
+            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as db:
+                db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                _read(db, whole)
+    return whole.rows()
 
 
 def _rescue(path: Path, log: bytes, whole: Assembly) -> tuple[list[Row], sqlite3.Connection]:

@@ -1,10 +1,16 @@
 """The server goes without a word and comes back: its dialogs go on where they were."""
 
 import asyncio
+import errno
 import socket
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import pytest
+
+from siprec.errors import ArchiveError
+from siprec.media.capture import SessionCapture
+from siprec.media.local import LocalCapture
 from siprec.sip.message import Request
 from tests.support.failover import ALLOW, call_id, caller, come_again, named, recorded_call, reinvite, until
 from tests.support.replay import TICK_SECONDS, Server, Src, recording_server
@@ -255,3 +261,32 @@ async def test_a_part_of_which_the_journal_knows_nothing_is_no_obstacle(tmp_path
         await speaks_anew(second, src)
         recorded = await src.bye()
     assert recorded.manifest.fence == 3
+
+
+async def test_a_full_disk_at_the_start_costs_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent meanwhile waits: packets in the sockets, requests for their answers."""
+    full, tries, opened = [True], [0], LocalCapture.open
+
+    def open_if_there_is_room(capture: LocalCapture, directory: Path, **options: float) -> SessionCapture:
+        tries[0] += 1
+        if full[0]:
+            raise ArchiveError("cannot create a capture") from OSError(errno.ENOSPC, "No space left on device")
+        return opened(capture, directory, **options)
+
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    monkeypatch.setattr(LocalCapture, "open", open_if_there_is_room)
+    async with serving(tmp_path) as second:
+        src.server = second
+        src.ssrc("1")
+        src.forget_voices()
+        await src.speak("1", taken=False)
+        asked = asyncio.ensure_future(src.exchange(src.build("OPTIONS")))
+        await until(second, lambda: tries[0] > 2)
+        assert not asked.done()
+        assert [each["event"] for each in second.log if each["level"] == "error"] == ["captures wait for the disk"]
+        full[0] = False
+        assert (await asked).status == 200
+        recorded = await src.bye()
+    assert recorded.manifest.channels[0].packets == 10
+    assert [part.fence for part in recorded.folder.parts()] == [1, 2]

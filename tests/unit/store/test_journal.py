@@ -108,6 +108,19 @@ def test_a_journal_is_read_again(tmp_path: Path, closed: Files, killed: Files) -
         assert found_in(_lay(tmp_path / "state", files)) == (rows(), 0)
 
 
+def test_one_that_nobody_can_open_to_write_is_read_all_the_same(tmp_path: Path, killed: Files) -> None:
+    """As on a full disk, where the file that processes share over the log cannot be made."""
+    usual, _ = found_in(_lay(tmp_path / "usual", killed))
+    path = _lay(tmp_path / "full", killed)
+    shared = path.with_name(path.name + "-shm")
+    shared.unlink(missing_ok=True)
+    shared.mkdir()
+    with journal(path, {}) as (opened, found):
+        assert opened.health().error
+    assert {each.session_id: each for each in found} == usual
+    assert usual
+
+
 def test_what_is_dropped_is_gone(tmp_path: Path, closed: Files) -> None:
     path, kept = _lay(tmp_path / "state", closed), rows()
     with journal(path, kept) as (opened, _):

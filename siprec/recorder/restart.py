@@ -73,7 +73,8 @@ class Restart:
         self._await_disk = await_disk
         self._log = log
         self._back: list[Call] = []
-        self._waiting: list[Held] = []
+        self.waiting: dict[str, Held] = {}
+        """For the disk, by session id."""
 
     async def run(self) -> None:
         """Take up all sessions that the store holds for this node; they are captured on return.
@@ -94,7 +95,7 @@ class Restart:
             for each, error in await in_files(self._use.files, self._capture, batch):
                 if is_disk_trouble(error):
                     self._await_disk(each.call, True)
-                    self._waiting.append(each)
+                    self.waiting[each.call.data.session_id] = each
                 else:
                     await self._begin(each, error)
         if self._back:
@@ -105,19 +106,17 @@ class Restart:
     async def tell(self) -> None:
         """Write about those that came back, and go on with those that wait for the disk."""
         await self._tell_all()
-        if self._waiting:
-            self._log.error("captures wait for the disk", sessions=len(self._waiting), setting="RECORDING_DIR")
+        if self.waiting:
+            self._log.error("captures wait for the disk", sessions=len(self.waiting), setting="RECORDING_DIR")
         limit = clock.monotonic() + DISK_PATIENCE
-        while self._waiting:
+        while self.waiting:
             await asyncio.sleep(RETRY_SECONDS)
             in_files = asyncio.get_running_loop().run_in_executor
-            batch, self._waiting = self._waiting, []
-            for each, error in await in_files(self._use.files, self._capture, batch):
-                if is_disk_trouble(error) and clock.monotonic() < limit:
-                    self._waiting.append(each)
-                else:
+            for each, error in await in_files(self._use.files, self._capture, list(self.waiting.values())):
+                if not is_disk_trouble(error) or clock.monotonic() > limit:
                     self._await_disk(each.call, False)
                     await self._begin(each, error)
+                    del self.waiting[each.call.data.session_id]
             await self._tell_all()
 
     async def _tell_all(self) -> None:

@@ -403,7 +403,7 @@ class Recorder:
         self._spawn(self._finish_leftovers())
 
     async def _finish_leftovers(self) -> None:
-        policy, known = self._use.policy, ChainMap[str, Any](self._calls, self._renderings.calls)
+        policy, known = self._use.policy, ChainMap[str, Any](self._calls, self._renderings.calls, self._restart.waiting)
         found = await asyncio.to_thread(lambda: list(leftovers(policy.root, policy.node, live=known)))
         for number, folder in enumerate(found, 1):
             log_ = self.log.bind(session=folder.session_id, leftover=f"{number} of {len(found)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import shutil
 import sqlite3
 import time
@@ -27,6 +28,8 @@ from tests.support.stores import settled
 SESSIONS = 12
 FLIPS = 150
 MANY = 10_000
+SHARED_BYTES = 32_768
+"""The least that the file takes which processes share over a log."""
 
 Files = dict[str, bytes]
 
@@ -112,11 +115,14 @@ def test_one_that_nobody_can_open_to_write_is_read_all_the_same(tmp_path: Path, 
     """As on a full disk, where the file that processes share over the log cannot be made."""
     usual, _ = found_in(_lay(tmp_path / "usual", killed))
     path = _lay(tmp_path / "full", killed)
-    shared = path.with_name(path.name + "-shm")
-    shared.unlink(missing_ok=True)
-    shared.mkdir()
-    with journal(path, {}) as (opened, found):
-        assert opened.health().error
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SHARED_BYTES - 1, hard))
+    try:
+        with journal(path, {}) as (opened, found):
+            assert opened.health().error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {each.session_id: each for each in found} == usual
     assert usual
 

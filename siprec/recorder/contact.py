@@ -118,8 +118,11 @@ class Contact:
             return
         elif status < 300:
             self._call.leg.run_timer(session_timer.accepted(event.response, now=clock.monotonic()))
-        elif status == 491:
-            self._call.leg.refresh.again()
+        else:
+            info = self._call.leg.info
+            if info is not None and method == "UPDATE" and status in {405, 501}:
+                info.updates = False
+            self._call.leg.refresh.refused(event.response)
 
     async def unanswered(self, event: RequestFailed) -> None:
         """A request of ours that got no answer."""

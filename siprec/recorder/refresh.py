@@ -6,15 +6,25 @@ The rules are in `sip.session_timer`; here a timer of the event loop wakes the c
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from siprec import clock
+from siprec.sip import session_timer
+from siprec.sip.message import Response
 from siprec.sip.session_timer import SessionTimer
 
-GLARE_SECONDS = 3.0
-"""Before a refresh that met the peer's own request (491) is tried again (RFC 3261 section 14.1: 2.1 to 4 s)."""
+GLARE_SECONDS = 2.0
+"""At most, before a refresh that met the peer's own request (491) is tried again: some time from 0 on, for the SRC,
+which owns the Call-ID, waits longer (RFC 3261 section 14.1)."""
+
+RETRY_SECONDS = 5.0
+"""Before a refresh is tried again that was refused for a while, where no Retry-After tells."""
+
+RETRY_DIGITS = 4
+"""Of a Retry-After that is believed: longer ones are beyond any session timer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,24 @@ class Refresh:
         if self.timer is not None:
             self._arm(self.timer.bye_at, "expired")
 
-    def again(self) -> None:
-        """The refresh met a request of the peer: try again soon."""
-        self._arm(clock.monotonic() + GLARE_SECONDS, "refresh")
+    def refused(self, response: Response) -> None:
+        """The refresh came to nothing: try again as the SRC says, if the session has not expired by then."""
+        wanted = session_timer.minimum_of(response) if response.status == 422 else None
+        if self.timer is not None and wanted is not None and wanted > self.timer.interval:
+            self.timer = replace(self.timer, interval=wanted)  # RFC 4028 section 7.3; it runs from the last 2xx
+            self.again(0.0)
+        elif response.status == 491:
+            self.again(random.uniform(0.0, GLARE_SECONDS))  # noqa: S311  to be apart from the SRC, not to be secret
+        else:
+            told = (response.headers.get("Retry-After") or "").partition(";")[0].partition("(")[0].strip()
+            usable = told.isascii() and told.isdigit() and len(told) <= RETRY_DIGITS
+            self.again(float(told) if usable else RETRY_SECONDS)
+
+    def again(self, after: float = RETRY_SECONDS) -> None:
+        """Try again after so many seconds, if the session has not expired by then."""
+        at = clock.monotonic() + after
+        if self.timer is not None and at < self.timer.bye_at:
+            self._arm(at, "refresh")
 
     def stop(self) -> None:
         """No more wake-ups."""

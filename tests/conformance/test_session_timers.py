@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from siprec.sip.message import Request
 from tests.support.replay import TICK_SECONDS, Server, Src
 
 KNOWS_NO_TIMERS = {"Supported: timer\n": "Supported: replaces\nAllow: INVITE, ACK, BYE, UPDATE\n", ";refresher=uac": ""}
@@ -39,3 +42,47 @@ async def test_after_a_refresh_that_is_481_the_call_is_ended_in_time(server: Ser
         server.advance(11)  # SESSION_TIMEOUT is looked at every SESSION_CHECK_INTERVAL
         await asyncio.sleep(TICK_SECONDS)
     assert (await server.ended("telnyx-call@127.0.0.20")).manifest.state == "ended"
+
+
+async def refused_once(server: Server, status: int, headers: list[tuple[str, str]]) -> tuple[Src, Request]:
+    """Refuse our first refresh; the next one."""
+    src = await refreshed_by_us(server)
+    refused: list[Request] = []
+
+    def answer(request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
+        if request.method == "OPTIONS" or refused:
+            return 200, [("Session-Expires", "1800;refresher=uac")], str(src.offer).encode()
+        refused.append(request)
+        return status, headers, b""
+
+    src.on_request = answer
+    server.advance(901)
+    first = await src.request("UPDATE")
+    async with asyncio.timeout(10):
+        while not (again := [each for each in src.received if isinstance(each, Request) and each.cseq != first.cseq]):
+            server.advance(1.0)
+            await asyncio.sleep(TICK_SECONDS)
+    return src, again[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(491, []), (500, [("Retry-After", "3")]), (503, [("Retry-After", "7 (busy);duration=9")])]
+)
+async def test_a_refresh_that_is_refused_for_now_is_tried_again(
+    server: Server, status: int, headers: list[tuple[str, str]]
+) -> None:
+    src, again = await refused_once(server, status, headers)
+    assert again.method == "UPDATE"
+    assert (await src.bye()).manifest.state == "ended"
+
+
+async def test_a_longer_interval_is_asked_for_when_the_peer_wants_that(server: Server) -> None:
+    src, again = await refused_once(server, 422, [("Min-SE", "3600")])
+    assert again.headers.get("Session-Expires") == "3600;refresher=uac"
+    assert (await src.bye()).manifest.state == "ended"
+
+
+async def test_who_does_not_take_an_update_gets_a_reinvite(server: Server) -> None:
+    src, again = await refused_once(server, 405, [])
+    assert again.method == "INVITE"
+    assert (await src.bye()).manifest.state == "ended"

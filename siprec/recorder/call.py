@@ -403,7 +403,8 @@ class Call:
             leg.negotiation.release(prepared) if prepared else leg.negotiation.withdraw()
             self.books.keep_soon()
             return False
-        learn(self.record, leg, event.request, body=body, log=self.log)
+        with contextlib.suppress(PeerError):  # of headers that nobody understands; what they offer was taken
+            learn(self.record, leg, event.request, body=body, log=self.log)
         if prepared is not None:
             leg.negotiation.commit(prepared, leg.intake, held=self._held)
             describe.assign_participants(self.record)

@@ -109,10 +109,7 @@ def _cisco_participants(request: Request) -> Iterator[tuple[int, NameID]]:
 
 def _near_and_far(request: Request) -> Iterator[tuple[int, NameID]]:
     """CUCM's built-in bridge: the one stream of the call carries the end that x-nearend or x-farend marks."""
-    try:
-        uri = SipUri.parse(request.from_.uri)
-    except SipError:
-        return
+    uri = SipUri.parse(request.from_.uri)
     params = request.from_.params | uri.params
     side = next((side for side in ("nearend", "farend") if f"x-{side}" in params), None)
     address = params.get(f"x-{side}addr") if side else None

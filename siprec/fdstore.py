@@ -36,6 +36,11 @@ SEND_SECONDS = 0.1
 EXIT_REPLACE = 75
 """EX_TEMPFAIL of sysexits.h: a worker that handed over ends with it, and is started again at once."""
 
+AGAIN_SECONDS = 1.0
+"""A second request to stop counts as "now" only so long after the first: who signals a whole group (systemd, `timeout`,
+pkill) signals keeper and worker at once, and the keeper's relay is no second wish.
+"""
+
 MESSAGE_BYTES = 4096
 """The longest datagram either side reads: a status line is a few dozen bytes."""
 

@@ -11,7 +11,7 @@ SIP, RTP or settings. Under systemd with FileDescriptorStoreMax the same worker 
     worker exits 0              so do we: somebody told it to stop
     silent for 5 s              (once it has said WATCHDOG=1) killed and started again
     SIGHUP                      if the new code and settings load: SIGUSR1 to the worker, which hands over (exit 75)
-    SIGTERM, SIGINT             passed on as SIGTERM, and so is SIGHUP of a closed terminal; a second one kills
+    SIGTERM, SIGINT             passed on as SIGTERM, and so is SIGHUP of a closed terminal; 1 s later a second kills
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ OOM_ADJUSTMENT = 300
 
 EXIT_FAILED = 1
 
+HANDLED = (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+
 RELAYED = frozenset({"READY", "STATUS", "WATCHDOG"})
 """What a systemd above us, that keeps no sockets, wants to hear."""
 
@@ -68,7 +70,7 @@ class Keeper:
         self._ready = False
         self._was_ready = False
         self._failures = 0
-        self._stopping = False
+        self._told_at: float | None = None  # when we were told to stop
         self._exit: int | None = None
         self._start_at: float | None = None
         self._kill_at: float | None = None  # unless it speaks (watchdog) or ends (hand-over) before
@@ -85,7 +87,7 @@ class Keeper:
     def run(self) -> int:
         """Returns the exit code."""
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        for number in HANDLED:
             signal.signal(number, lambda *_: None)
         self._start()
         while self._exit is None:
@@ -141,7 +143,7 @@ class Keeper:
             for number in self._signals.recv(256):
                 if number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGHUP and terminal_is_gone()):
                     self._stop()
-                elif number == signal.SIGHUP and self._worker and not (self._checker or self._stopping):
+                elif number == signal.SIGHUP and self._worker and not (self._checker or self._told_at is not None):
                     self._checker = self._spawn([*self._command, "--check"], quiet=True)
 
     def _reap(self) -> None:
@@ -176,11 +178,16 @@ class Keeper:
 
     def _spawn(self, command: list[str], *, quiet: bool = False) -> int:
         """Start `command`, with all sockets, or (`quiet`) with none and no output; returns its process id."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # a child with our handlers would lose its signals to us
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             return pid
         try:
             signal.set_wakeup_fd(-1)
+            for number in HANDLED:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             os.setpgid(0, 0)  # Ctrl-C reaches us alone, and the worker only by us
             with contextlib.suppress(OSError):
                 _adjust_oom(OOM_ADJUSTMENT)
@@ -216,8 +223,9 @@ class Keeper:
         self._read_messages()  # what it said last
         pid, self._worker = self._worker, 0
         self._kill_at, self._watching = None, False
-        if self._stopping:
-            self._exit = code if code >= 0 else EXIT_FAILED
+        if self._told_at is not None:
+            early = code == -signal.SIGTERM  # it could not listen yet: what it had to take up waits for the next start
+            self._exit = 0 if early else code if code >= 0 else EXIT_FAILED
         elif code == 0 or (code > 0 and code != fdstore.EXIT_REPLACE and not self._was_ready):
             self._exit = code
         else:
@@ -239,16 +247,20 @@ class Keeper:
         self._checker = 0
         if code != 0:
             say("worker not replaced: the new one would not start", exit_code=code)
-        elif self._worker and not self._stopping:
+        elif self._worker and self._told_at is None:
             self._watching, self._kill_at = False, time.monotonic() + HAND_OVER_SECONDS
             os.kill(self._worker, signal.SIGUSR1)
 
     def _stop(self) -> None:
+        now = time.monotonic()
         if not self._worker:
             self._exit = 0
-        else:
-            os.kill(self._worker, signal.SIGKILL if self._stopping else signal.SIGTERM)
-        self._stopping = True
+        elif self._told_at is None:
+            os.kill(self._worker, signal.SIGTERM)
+        elif now - self._told_at >= fdstore.AGAIN_SECONDS:
+            os.kill(self._worker, signal.SIGKILL)
+        if self._told_at is None:
+            self._told_at = now
 
     # ------------------------------------------------------------------ sockets
 

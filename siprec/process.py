@@ -8,13 +8,13 @@ import fcntl
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from siprec import log
+from siprec import clock, log
 from siprec.errors import ConfigurationError
-from siprec.fdstore import EXIT_REPLACE, FdStore
+from siprec.fdstore import AGAIN_SECONDS, EXIT_REPLACE, FdStore
 
 LOCK = "l0"
 """What the lock is called in the store: kept like a socket, so that no other server slips in while we are restarted."""
@@ -29,10 +29,12 @@ EXIT_NOW = 1
 
 
 class Ending:
-    """How this process is to end. A second request to stop ends it at once."""
+    """How this process is to end. A second request to stop, AGAIN_SECONDS after the first or later, ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = clock.monotonic) -> None:
+        self._now = now
         self._told = asyncio.Event()
+        self._stopped_at: float | None = None
         self.hand_over = False
         """Whether a successor takes everything over, so that nothing may be closed towards the peers."""
 
@@ -44,7 +46,9 @@ class Ending:
         return EXIT_REPLACE if self.hand_over else 0
 
     def stop(self) -> None:
-        if self._told.is_set() and not self.hand_over:
+        if self._stopped_at is None:
+            self._stopped_at = self._now()
+        elif self._now() - self._stopped_at >= AGAIN_SECONDS:
             os._exit(EXIT_NOW)
         self.hand_over = False
         self._told.set()

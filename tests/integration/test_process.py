@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from siprec.fdstore import AGAIN_SECONDS
 from tests.support.calls import live
 from tests.support.server import COMMAND, serving
 
@@ -81,11 +83,24 @@ async def test_a_second_interrupt_stops_now(tmp_path: Path) -> None:
     with serving(tmp_path, SHUTDOWN_TIMEOUT="60s") as server:
         async with live(server) as call:
             await call.run(0.3)
-            server.process.send_signal(signal.SIGSTOP)  # both signals are pending when it goes on
+            os.kill(server.worker, signal.SIGSTOP)  # it has not stopped when the second comes
             server.process.send_signal(signal.SIGINT)
+            await asyncio.sleep(AGAIN_SECONDS + 0.1)
             server.process.send_signal(signal.SIGTERM)
-            server.process.send_signal(signal.SIGCONT)
             assert server.process.wait(10) == 1
+
+
+async def test_a_stop_of_keeper_and_worker_at_once_is_one_stop(tmp_path: Path) -> None:
+    """As systemd (KillMode=control-group), `timeout` and pkill do: the worker is told twice."""
+    with serving(tmp_path) as server:
+        async with live(server) as call:
+            await call.run(0.5)
+            os.kill(server.worker, signal.SIGTERM)
+            assert server.stop() == 0
+            await call.ended.wait()
+            assert call.result.ended_by == "server"
+        (folder,) = server.recordings()
+    assert folder.read().state == "ended"
 
 
 def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from siprec import keeper
+from siprec import fdstore, keeper
 from siprec.keeper import FREE_STARTS
 
 PRELUDE = """
@@ -103,6 +104,8 @@ class Kept:
     def end(self) -> None:
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(fdstore.AGAIN_SECONDS + 0.1)
             self.signal(signal.SIGINT)  # the second kills
         elif self.process.returncode < 0:  # the worker is left
             os.kill(int([line for line in self.lines if line.startswith("started")][-1].split()[1]), signal.SIGKILL)
@@ -246,8 +249,23 @@ def test_a_second_stop_kills(kept: Start) -> None:
     server.ready()
     server.signal(signal.SIGINT)
     server.next("stopping")
+    server.signal(signal.SIGINT)  # at once: a group was signalled, and we among it
+    time.sleep(fdstore.AGAIN_SECONDS + 0.1)
+    assert server.process.poll() is None
     server.signal(signal.SIGINT)
     assert server.process.wait(10) == keeper.EXIT_FAILED
+
+
+def test_a_stop_of_a_worker_that_cannot_listen_yet_is_in_order(kept: Start) -> None:
+    server = kept("time.sleep(60)")
+    server.started()
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+
+
+def test_no_signal_of_a_worker_is_blocked(kept: Start) -> None:
+    server = kept("say('mask', len(signal.pthread_sigmask(signal.SIG_BLOCK, ())))")
+    assert server.next("mask") == ["0"]
 
 
 def test_a_stop_between_two_workers_ends_at_once(kept: Start) -> None:

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
+from siprec import log
 from siprec.errors import RenderError
 
 P = ParamSpec("P")
@@ -36,6 +37,9 @@ NICENESS = 10
 
 ATTEMPTS = 2
 """A job that kills two renderers is to blame itself."""
+
+AGAIN_SECONDS = 1.0
+"""Before another process is begun when the machine had none to give (EAGAIN, ENOMEM)."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -67,6 +71,7 @@ class RenderPool:
         self._renderers: list[_Renderer] = []
         self._idle: list[_Renderer] = []
         self._waiting: deque[_Job] = deque()
+        self._again: asyncio.TimerHandle | None = None
 
     async def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`job(*args)` in a renderer. Raises RenderError with what the job raised, or when it broke two of them."""
@@ -78,6 +83,8 @@ class RenderPool:
     def close(self) -> None:
         """Stop now: what is under way is abandoned, and finished at the next start."""
         self._waiting.clear()
+        if self._again is not None:
+            self._again.cancel()
         for renderer in self._renderers:
             self._let_go(renderer)
         self._renderers.clear()
@@ -88,20 +95,40 @@ class RenderPool:
     def _go_on(self) -> None:
         """Give the jobs that wait to the renderers that do not."""
         while self._waiting and (self._idle or len(self._renderers) < self.most):
-            job = self._waiting.popleft()
-            if job.future.done():  # whoever waited has gone
+            if self._waiting[0].future.done():  # whoever waited has gone
+                self._waiting.popleft()
                 continue
-            renderer = self._idle.pop() if self._idle else self._begin()
-            renderer.job = job
+            try:
+                renderer = self._idle.pop() if self._idle else self._begin()
+            except OSError as error:
+                self._try_later(error)
+                return
+            renderer.job = job = self._waiting.popleft()
             job.attempts += 1
             with contextlib.suppress(OSError):  # it has died, which its pipe tells next
                 renderer.pipe.send_bytes(job.message)
 
+    def _try_later(self, error: OSError) -> None:
+        """The jobs keep their places; a renderer that becomes free meanwhile takes one."""
+        if self._again is None:
+            log.get().warning("no process for rendering, trying again", error=error.strerror, jobs=len(self._waiting))
+            self._again = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._retry)
+
+    def _retry(self) -> None:
+        self._again = None
+        self._go_on()
+
     def _begin(self) -> _Renderer:
+        """Raises OSError when the machine has no further process, or no pipe, to give."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_render, args=(theirs, os.getpid()), daemon=True)
-        process.start()
-        theirs.close()
+        try:
+            process = self._context.Process(target=_render, args=(theirs, os.getpid()), daemon=True)
+            process.start()
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         renderer = _Renderer(process, ours)
         self._renderers.append(renderer)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._readable, renderer)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from siprec.errors import RenderError
+from siprec.recorder import pool as pools
 from siprec.recorder.pool import ATTEMPTS, NICENESS, RenderPool
 
 
@@ -98,3 +101,28 @@ async def test_who_does_not_wait_any_more_costs_no_renderer(pool: RenderPool) ->
     assert [type(each) for each in found] == [int, int, *[asyncio.CancelledError] * 4]
     assert await pool.run(which) in found
     assert time.monotonic() - began < 30
+
+
+async def test_a_job_waits_while_the_machine_has_no_process_to_give(
+    pool: RenderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.run(which)  # what multiprocessing opens once is open
+    pool.close()
+    before, refused, start = open_descriptors(), [errno.EAGAIN, errno.ENOMEM], SpawnProcess.start
+
+    def start_or_not(process: SpawnProcess) -> None:
+        if refused:
+            raise OSError(number := refused.pop(), os.strerror(number))
+        start(process)
+
+    monkeypatch.setattr(pools, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(SpawnProcess, "start", start_or_not)
+    first, second = (asyncio.ensure_future(pool.run(which)) for _ in range(2))
+    await asyncio.sleep(0)
+    assert open_descriptors() == before  # nothing is left of the attempt
+    assert {await first, await second}
+    assert refused == []
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

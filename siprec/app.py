@@ -14,6 +14,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from siprec import clock, log
 from siprec.cluster.base import Cluster, open_cluster
@@ -397,14 +401,40 @@ def node_secret(settings: Settings) -> bytes:
 
 
 def node_id(settings: Settings) -> str:
-    """NODE_ID, or the name made once in STATE_DIR/node_id."""
+    """NODE_ID, or the name made once in STATE_DIR/node_id. Raises ConfigurationError when that holds no such name."""
     if settings.NODE_ID:
         return settings.NODE_ID
     path = settings.state_dir / "node_id"
-    if not path.exists():
-        host = "".join(each if each.isalnum() else "-" for each in socket.gethostname().partition(".")[0])[:20]
-        path.write_text(f"{host.strip('-') or 'node'}-{secrets.token_hex(3)}\n")
-    return path.read_text().strip()
+    found = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else None
+    if not found:
+        made = _new_node_id()
+        _write_node_id(path, made)
+        if found is not None:
+            log.get().warning("node named anew", node=made, reason=f"{path} was empty")
+        return made
+    rule: Any = Settings.model_fields["NODE_ID"].annotation
+    try:
+        TypeAdapter(rule).validate_python(found)
+    except ValidationError as error:
+        problem = f"NODE_ID: {path} holds {log.tame(found, 40)!r}, which is no name of a node: mend or remove it"
+        raise ConfigurationError([problem]) from error
+    return found
+
+
+def _new_node_id() -> str:
+    host = socket.gethostname().partition(".")[0]
+    plain = "".join(each if each.isascii() and each.isalnum() else "-" for each in host)[:20]
+    return f"{plain.strip('-') or 'node'}-{secrets.token_hex(3)}"
+
+
+def _write_node_id(path: Path, name: str) -> None:
+    """On the disk before anything bears the name: a name that a crash takes away would orphan all recordings."""
+    unborn = path.with_name("node_id.new")
+    with unborn.open("w", encoding="ascii") as file:
+        file.write(f"{name}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unborn.replace(path)
 
 
 @contextmanager

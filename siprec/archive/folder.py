@@ -248,9 +248,11 @@ class RecordingFolder:
     def write_after(self, manifest: Manifest, mine: Mark, data: bytes | None = None) -> Mark:
         """As `write`; `mine` marks the recording.json that the caller wrote last: if it is still there, its fence is
         known. `data`: the dump of `manifest`, where it is known. Returns the mark of the new one.
+
+        A recording.json that cannot be read is nobody's: it holds no fence, and is replaced.
         """
         with self._locked():
-            if mark_of(self.manifest_path) not in (mine, NOBODYS) and self.read().fence > manifest.fence:
+            if mark_of(self.manifest_path) not in (mine, NOBODYS) and self._fence() > manifest.fence:
                 raise NotOwner(f"{self.session_id} is carried on under a higher fence")
             replace_file(self.manifest_path, data or manifest.dump())
             return mark_of(self.manifest_path)
@@ -271,6 +273,14 @@ class RecordingFolder:
             found = (event for part in parts for event in part.events())
             replace_file(events, _lines(sorted(found, key=lambda event: str(event.get("at", "")))))
         return [events, *gathered]
+
+    def _fence(self) -> int:
+        """The fence recording.json holds, 0 when it tells none."""
+        try:
+            fence: object = self.read().fence
+        except ArchiveError:
+            return 0
+        return fence if isinstance(fence, int) else 0
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

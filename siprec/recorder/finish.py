@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Literal
 from siprec.archive.audio import AudioFormat, write_audio
 from siprec.archive.folder import PartFolder, RecordingFolder, mark_of
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
-from siprec.errors import ArchiveError, RenderError
+from siprec.errors import ArchiveError, NotOwner, RenderError
 from siprec.media import part as media_part
 from siprec.media import pcap
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
@@ -91,12 +92,15 @@ def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> F
 
 
 def mark_failed(path: Path, reason: str) -> None:
-    """Say in recording.json that rendering failed and why; the capture stays. Raises OSError."""
+    """Say in recording.json that rendering failed and why; the capture stays. A broken recording.json is replaced; of a
+    session that another node carries on nothing is said. Raises OSError when the disk does not take it.
+    """
     folder = RecordingFolder(path)
     manifest = _manifest(folder)
     manifest.state = "failed"
     manifest.verdict_reason = reason
-    folder.write(manifest)
+    with contextlib.suppress(NotOwner):
+        folder.write(manifest)
 
 
 def _load(folder: PartFolder) -> LoadedPart:
@@ -112,8 +116,9 @@ def _manifest(folder: RecordingFolder) -> Manifest:
     try:
         return folder.read()
     except ArchiveError:
-        last = folder.parts()[-1]
-        return Manifest(folder.session_id, "ending", last.node, last.fence, source="unknown", call_id="")
+        last = next(reversed(folder.parts()), None)
+        node, fence = (last.node, last.fence) if last is not None else ("unknown", 0)
+        return Manifest(folder.session_id, "ending", node, fence, source="unknown", call_id="")
 
 
 def _write(path: Path, rendering: Rendering, wanted: AudioFormat) -> Path:

@@ -167,3 +167,16 @@ def test_a_part_that_a_living_process_writes_is_known(tmp_path: Path) -> None:
         assert part.held_elsewhere()
         holder.communicate("\n")
     assert not part.held_elsewhere()
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"\xff", b'{"schema": "siprec.recording/1"}'])
+def test_a_broken_recording_json_holds_no_fence(tmp_path: Path, broken: bytes) -> None:
+    recording = RecordingFolder.create(tmp_path, ID, broken)
+    recording.write(manifest())
+    assert recording.read() == manifest()
+
+
+def test_a_fence_that_is_no_number_is_none(tmp_path: Path) -> None:
+    recording = RecordingFolder.create(tmp_path, ID, manifest(fence="9").dump())
+    recording.write(manifest())
+    assert recording.read() == manifest()

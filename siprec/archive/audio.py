@@ -30,6 +30,9 @@ OPUS_RATES = frozenset({8000, 12000, 16000, 24000, 48000})
 
 FILE_MODE = 0o640
 
+PROBE_BYTES = 1 << 16
+"""Written once more to learn why libsndfile failed: more than the last block of a full disk may have left."""
+
 Blocks = Iterator[NDArray[Any]]
 
 
@@ -76,7 +79,8 @@ def write_audio(
             _write_wav(partial, blocks, rate=rate, channels=channels, tag=tag, provenance=provenance)
         _settle(partial, final)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise ArchiveError(f"cannot write {final}: {error}") from error
+        cause = error if isinstance(error, OSError) else (_refusal(partial) or error)
+        raise ArchiveError(f"cannot write {final}: {cause}") from cause
     finally:
         partial.unlink(missing_ok=True)
     return final
@@ -113,6 +117,16 @@ def _settle(partial: Path, final: Path, sync: Callable[[int], None] = os.fsync) 
         sync(folder)
     finally:
         os.close(folder)
+
+
+def _refusal(partial: Path) -> OSError | None:
+    """What the disk answers to a further write; libsndfile tells of its answers only that there was one."""
+    try:
+        with partial.open("ab", buffering=0) as file:
+            file.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error
+    return None
 
 
 def _provenance(recording: str, start_ns: int | None, rate: int) -> Provenance | None:

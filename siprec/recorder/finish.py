@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Literal
 from siprec.archive.audio import AudioFormat, write_audio
 from siprec.archive.folder import PartFolder, RecordingFolder, mark_of
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
-from siprec.errors import ArchiveError, NotOwner, RenderError
+from siprec.errors import ArchiveError, LocalError, NotOwner, RenderError
 from siprec.media import part as media_part
 from siprec.media import pcap
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
@@ -26,6 +27,12 @@ from siprec.recorder.verdict import Evidence, judge
 
 LONG_LOSS_SECONDS = 0.25
 """Packets missing for longer than this are a failure of the network, not the usual loss of a bad one."""
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""What a disk answers that is full or broken for now; nothing is wrong with the recording."""
+
+DISK_REASON = "RECORDING_DIR takes nothing for now"
+"""How the reason of such a failure begins: of what a renderer raises, only the text comes back."""
 
 CaptureKeep = Literal["always", "issues", "never"]
 
@@ -54,9 +61,35 @@ def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> F
     """Render the recording in `path`, judge it, and write its recording.json as `ended`.
 
     `beside`: folders of the same session on other nodes' disks, whose parts are rendered with it. Raises ArchiveError
-    when the folder cannot be read, RenderError when its captures cannot be rendered, OSError when the result cannot be
-    written; the captures then stay as they are.
+    when the folder cannot be read or written, with DISK_REASON when that is the disk's fault, RenderError when its
+    captures cannot be rendered, OSError; the captures then stay as they are.
     """
+    try:
+        return _finish(path, options, beside)
+    except (OSError, LocalError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            raise ArchiveError(f"{DISK_REASON}: {cause}") from cause
+        raise
+
+
+def mark_failed(path: Path, reason: str) -> None:
+    """Say in recording.json that rendering failed and why; the capture stays. A broken recording.json is replaced; of a
+    session that another node carries on nothing is said. Raises OSError when the disk does not take it.
+
+    With DISK_REASON it stays unfinished, so that it is a leftover for the next start.
+    """
+    if reason.startswith(DISK_REASON):
+        return
+    folder = RecordingFolder(path)
+    manifest = _manifest(folder)
+    manifest.state = "failed"
+    manifest.verdict_reason = reason
+    with contextlib.suppress(NotOwner):
+        folder.write(manifest)
+
+
+def _finish(path: Path, options: FinishOptions, beside: Sequence[Path]) -> Finished:
     folder = RecordingFolder(path)
     folders = [RecordingFolder(each) for each in (path, *beside)]
     held = sorted((part for each in folders for part in each.parts()), key=lambda part: part.path.name)
@@ -89,18 +122,6 @@ def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> F
         audio,
         manifest.title,
     )
-
-
-def mark_failed(path: Path, reason: str) -> None:
-    """Say in recording.json that rendering failed and why; the capture stays. A broken recording.json is replaced; of a
-    session that another node carries on nothing is said. Raises OSError when the disk does not take it.
-    """
-    folder = RecordingFolder(path)
-    manifest = _manifest(folder)
-    manifest.state = "failed"
-    manifest.verdict_reason = reason
-    with contextlib.suppress(NotOwner):
-        folder.write(manifest)
 
 
 def _load(folder: PartFolder) -> LoadedPart:

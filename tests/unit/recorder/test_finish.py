@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from siprec.archive.audio import SUFFIX, AudioFormat
 from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError
-from siprec.recorder.finish import FinishOptions, finish, mark_failed
+from siprec.recorder.finish import DISK_REASON, FinishOptions, finish, mark_failed
 from siprec.recorder.salvage import leftovers
+from tests.support.captures import Folder, Sender, noise, payloads
 from tests.support.sessions import session_id
 
 
@@ -55,3 +60,43 @@ def test_of_what_another_node_carries_on_nothing_is_said(
 def test_a_recording_without_any_part_is_a_sentence(folder: RecordingFolder) -> None:
     with pytest.raises(ArchiveError, match="no capture"):
         finish(folder.path, FinishOptions())
+
+
+def capture(folder: RecordingFolder) -> None:
+    """A part of 2 s."""
+    Folder().write(folder.path / "parts" / "000001-a", Sender().send(payloads(noise(100))))
+    folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac", "opus"])
+def test_a_full_disk_leaves_a_recording_for_the_next_start(
+    folder: RecordingFolder, tmp_path: Path, audio_format: AudioFormat
+) -> None:
+    capture(folder)
+    options = FinishOptions(audio_format)
+    (folder.path / f".audio{SUFFIX[audio_format]}.partial").symlink_to("/dev/full")
+    with pytest.raises(ArchiveError, match="RECORDING_DIR.*space") as full:
+        finish(folder.path, options)
+    mark_failed(folder.path, str(full.value))
+    assert list(leftovers(tmp_path, "a")) == [folder]
+    assert finish(folder.path, options).audio.is_file()
+    assert folder.read().state == "ended"
+
+
+@pytest.mark.parametrize(
+    ("number", "left"),
+    [*((each, True) for each in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)), (errno.EACCES, False)],
+)
+def test_what_the_disk_answers_tells_a_broken_disk_from_a_broken_recording(
+    folder: RecordingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, left: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    capture(folder)
+    monkeypatch.setattr(RecordingFolder, "gather", refuse)
+    with pytest.raises((ArchiveError, OSError)) as refused:
+        finish(folder.path, FinishOptions())
+    assert str(refused.value).startswith(DISK_REASON) == left
+    mark_failed(folder.path, str(refused.value))
+    assert list(leftovers(tmp_path, "a")) == ([folder] if left else [])

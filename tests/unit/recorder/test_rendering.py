@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -134,6 +135,21 @@ async def test_a_failure_is_told_in_the_folder_and_the_next_has_its_turn(bench: 
     ended = {(await bench.ended.get()).call.session_id for _ in range(2)}
     assert ended == {session_id(1), session_id(3)}
     assert (folder.read().state, folder.read().verdict_reason) == ("failed", "no capture")
+    assert bench.renderings.left() == []
+
+
+async def test_a_failure_that_the_disk_does_not_take_ends_its_session_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("siprec.recorder.rendering.mark_failed", refuse)
+    bench.pool.outcome = {session_id(1): RenderError("no capture")}
+    bench.close_call(1)
+    bench.pool.let(1)
+    assert (await asyncio.wait_for(bench.ended.get(), 5.0)).call.state is State.FAILED
+    await bench.renderings.finish(5.0)
     assert bench.renderings.left() == []
 
 

@@ -30,10 +30,11 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
         update = minimise(told, keep=keep) if isinstance(told, Recording) else told
         name = leg.keep_body(part.body if keep >= FIELDS else _least(update))
         if isinstance(update, MetadataError):
-            record.metadata.faults.append(f"{name}: {update.reason}")
-            record.metadata.revision += 1
-            log.warning("metadata cannot be read", file=name, reason=update.reason)
             leg.note("metadata-error", file=name, reason=update.reason)
+            if len(record.metadata.faults) < merge.MAX_FAULTS:  # as there: later ones are in events.jsonl only
+                record.metadata.faults.append(f"{name}: {update.reason}")
+                record.metadata.revision += 1
+                log.warning("metadata cannot be read", file=name, reason=update.reason)
         elif isinstance(update, Recording):
             complete = complete or update.datamode == "complete"
             changes = merge.apply(record.metadata, update, at_ns=at_ns)

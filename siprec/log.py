@@ -1,7 +1,7 @@
 """Structured logs: one event a line, coloured on a terminal, JSON elsewhere.
 
 Text from the network reaches a line only as a value, with control characters escaped and at most
-`FIELD_LIMIT` characters kept, so that no peer can forge a line or flood the log with one field.
+`FIELD_LIMIT` characters kept, of a list in all, so that no peer can forge a line or flood the log with one field.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 
 FIELD_LIMIT = 256
 """Characters of one value: enough for any URI worth reading, too few to hide a message in."""
+
+_AROUND_ITEM = 4
+"""Characters of a line that an item of a list takes beside its own: quotes, comma, space."""
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -35,7 +38,7 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
             structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console, key="ts"),
             structlog.processors.format_exc_info,
             _tame,
-            _timestamp_for_console if console else _keep,
+            _for_console if console else _keep,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -86,11 +89,28 @@ def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     for key, value in event.items():
         if isinstance(value, str) and key != "exception":
             event[key] = tame(value)
+        elif isinstance(value, list | tuple):
+            event[key] = _tame_items(value)
     return event
 
 
-def _timestamp_for_console(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _tame_items(items: Sequence[Any]) -> list[Any]:
+    """Of `items`, tamed, as many as may be, at least the first, and how many more there are."""
+    kept: list[Any] = []
+    room = FIELD_LIMIT
+    for item in items:
+        told = item if isinstance(item, str) else repr(item)
+        room -= len(told) + _AROUND_ITEM
+        if room < 0 and kept:
+            return [*kept, f"… {len(items) - len(kept)} more"]
+        kept.append(item if isinstance(item, int | float) else tame(told))
+    return kept
+
+
+def _for_console(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["timestamp"] = event.pop("ts")[:-3]
+    if "exception" in event:  # JSON alone would escape it; indented, no line of it looks like one of ours
+        event["exception"] = "\n".join(f"    {tame(line)}" for line in event["exception"].split("\n"))
     return event
 
 

@@ -77,7 +77,8 @@ class PortPool:
         self._rest_seconds = rest_seconds
         self._choose = choose or random.SystemRandom()
         # Arrays: as objects of their own the numbers, made while a burst of calls goes, would each pin memory of it.
-        self._free = array("H", range(low + low % 2, high, 2))
+        self._range = range(low + low % 2, high, 2)
+        self._free = array("H", self._range)
         self._places = array("H", bytes(2 << 16))  # by port: where it is in `_free`, counted from 1
         for place, port in enumerate(self._free, 1):
             self._places[port] = place
@@ -125,7 +126,8 @@ class PortPool:
         return pair
 
     def release(self, pair: PortPair, now: float) -> None:
-        """Close both sockets; the port rests. The capture must have let go of them."""
+        """Close both sockets; the port rests, or is gone where the range no longer has it. The capture must have let go
+        of them."""
         self._used.remove(pair.port)
         pair.close()
         self._rest(pair.port, now)
@@ -142,6 +144,8 @@ class PortPool:
         self._stamping.close()
 
     def _rest(self, port: int, now: float) -> None:
+        if port not in self._range:  # of a restored session, from before the settings changed
+            return
         self._resting.append(port)
         self._rested.append(now + self._rest_seconds)
 

@@ -91,6 +91,20 @@ def test_sockets_of_an_earlier_life_are_adopted(pool: ports.PortPool) -> None:
     later.close()
 
 
+@pytest.mark.parametrize("port", [LOW - 2, LOW + 8])
+def test_a_pair_outside_the_range_of_now_is_served_and_does_not_come_back(pool: ports.PortPool, port: int) -> None:
+    pair = pool.reopen(port)
+    pool.release(pair, 0.0)
+    assert pair.rtp.fileno() == pair.rtcp.fileno() == -1
+    assert (pool.free, pool.used) == (4, 0)
+    taken = [pool.acquire(1000.0) for _ in range(4)]
+    assert sorted(each.port for each in taken) == [LOW, LOW + 2, LOW + 4, LOW + 6]
+    with pytest.raises(PortsExhausted):
+        pool.acquire(1000.0)
+    for each in taken:
+        pool.release(each, 1000.0)
+
+
 def test_a_double_release_is_a_defect_and_loud(pool: ports.PortPool) -> None:
     pair = pool.acquire(0.0)
     pool.release(pair, 0.0)

@@ -63,6 +63,11 @@ CONNECTIONS = 8
 CLOSE_SECONDS = 1.0
 """How long closing waits for Redis to take what it has not; the journal has it anyway."""
 
+GIVEN_UP_LIMIT = 10_000
+"""Sessions that other nodes have taken and nobody has ended here: as many as a node carries. One past it is forgotten:
+it is then unknown to this store, and no more saved than before.
+"""
+
 T = TypeVar("T")
 
 
@@ -167,7 +172,7 @@ class RedisSessionStore(SqliteSessionStore):
         self._node = node
         self._shared = Shared(connect(url))
         self._lost = lost or (lambda _: None)
-        self._given_up: set[str] = set()
+        self._given_up: dict[str, None] = {}  # oldest first
         self._log = log.get(part="store")
         self._dirty = DirtyMap()
         self._batch = BATCH
@@ -252,7 +257,7 @@ class RedisSessionStore(SqliteSessionStore):
     async def _welcome(self, row: Row, owner: str) -> SessionRecord:
         """Take in a session that `owner` had."""
         record = codec.decode(row)
-        self._given_up.discard(row.session_id)
+        self._given_up.pop(row.session_id, None)
         gone = codec.keys(replace(row, node=owner)) - codec.keys(row)
         self._note(replace(self._table.take(row), parts=Part.ALL | Part.STATE, gone=lambda: gone))
         if owner != row.node:
@@ -263,7 +268,7 @@ class RedisSessionStore(SqliteSessionStore):
     async def tombstone(self, session_id: str, reason: Reason = "bye", newest: SessionRecord | None = None) -> None:
         await super().tombstone(session_id, reason, newest)
         self._refresh_at.pop(session_id, None)
-        self._given_up.discard(session_id)
+        self._given_up.pop(session_id, None)
 
     async def publish(self) -> None:
         if self._shared.error:
@@ -477,7 +482,9 @@ class RedisSessionStore(SqliteSessionStore):
         self._journal.mark(session_id, Part.ALL)
         self._refresh_at.pop(session_id, None)
         self._log.warning("session is owned by another node now", session=session_id)
-        self._given_up.add(session_id)
+        self._given_up[session_id] = None
+        if len(self._given_up) > GIVEN_UP_LIMIT:
+            del self._given_up[next(iter(self._given_up))]
         self._lost(session_id)
 
 

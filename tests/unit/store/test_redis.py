@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from siprec.errors import Conflict, NotFound, NotOwner, StoreUnavailable
-from siprec.store import codec, layout
+from siprec.store import codec, layout, redis
 from siprec.store.base import SessionRecord, dialog_key
 from siprec.store.redis import CALL_SECONDS, RedisSessionStore, connect, disconnect
 from tests.load.adopters import race
@@ -98,6 +98,29 @@ async def test_a_session_goes_to_the_node_that_adopts_it(server: RedisServer, b:
         assert await a.owned("a") == []
         assert await a.owned("b") == [session_id(1)]
         assert await a.find("media", "a:10004") == []
+
+
+async def test_so_many_sessions_are_remembered_as_another_node_s(
+    server: RedisServer, b: RedisSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "GIVEN_UP_LIMIT", 2)
+    lost: asyncio.Queue[str] = asyncio.Queue()
+    async with node(server, "a", lost=lost.put_nowait) as a:
+        mine = {number: record(number) for number in range(1, 4)}
+        for number, each in mine.items():
+            await a.create(each)
+            await seen(b, number)
+            await b.adopt(session_id(number), "b", "b-boot", 1)
+            each.call.version += 5
+            await a.save(each)
+            assert await asyncio.wait_for(lost.get(), 5) == session_id(number)
+        for number, error in ((1, NotFound), (2, NotOwner), (3, NotOwner)):
+            with pytest.raises(error):
+                await a.save(mine[number])
+        await a.tombstone(session_id(2))  # its recording is over here too
+        with pytest.raises(NotFound):
+            await a.save(mine[2])
+        assert {(await b.load(session_id(number))).call.node for number in mine} == {"b"}
 
 
 async def test_there_is_no_second_adopter_nor_a_zombie(

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Literal
 from siprec.archive.audio import AudioFormat, write_audio
 from siprec.archive.folder import PartFolder, RecordingFolder, mark_of
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
-from siprec.errors import ArchiveError, LocalError, NotOwner, RenderError
+from siprec.errors import ArchiveError, LocalError, NotOwner, RenderError, is_disk_trouble
 from siprec.media import part as media_part
 from siprec.media import pcap
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
@@ -27,9 +26,6 @@ from siprec.recorder.verdict import Evidence, judge
 
 LONG_LOSS_SECONDS = 0.25
 """Packets missing for longer than this are a failure of the network, not the usual loss of a bad one."""
-
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""What a disk answers that is full or broken for now; nothing is wrong with the recording."""
 
 DISK_REASON = "RECORDING_DIR takes nothing for now"
 """How the reason of such a failure begins: of what a renderer raises, only the text comes back."""
@@ -67,9 +63,8 @@ def finish(path: Path, options: FinishOptions, beside: Sequence[Path] = ()) -> F
     try:
         return _finish(path, options, beside)
     except (OSError, LocalError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
-            raise ArchiveError(f"{DISK_REASON}: {cause}") from cause
+        if is_disk_trouble(error):
+            raise ArchiveError(f"{DISK_REASON}: {error}") from error
         raise
 
 

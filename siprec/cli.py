@@ -39,7 +39,7 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 class Transport(StrEnum):
@@ -168,7 +168,7 @@ def call(
         seed=seed,
         failover=Failover(failover, failover_style.value) if failover else None,
     )
-    raise typer.Exit(run_calls(options, lambda line: console.print(line, markup=False, soft_wrap=True)))
+    raise typer.Exit(run_calls(options, lambda line: console.print(line, soft_wrap=True)))
 
 
 @main.command()
@@ -232,9 +232,7 @@ def render(
             sessions.setdefault(folder.session_id, []).append(folder.path)
         for first, *beside in sessions.values():
             done = finish(first, options, beside)
-            console.print(
-                f"{done.audio}  {view.clock_time(done.duration)}  {done.verdict}: {done.reason}", markup=False
-            )
+            console.print(f"{done.audio}  {view.clock_time(done.duration)}  {done.verdict}: {done.reason}")
 
 
 @main.command()
@@ -247,7 +245,7 @@ def verify(recording: RecordingId) -> None:
         manifest = folder.read()
         wrong = verify_files(manifest, folder.path)
         for each in wrong:
-            console.print(each, style="red", markup=False)
+            console.print(each, style="red")
         if wrong:
             raise typer.Exit(EXIT_FAILED)
         console.print(f"{len(manifest.files)} files are as they were when the recording ended")
@@ -268,10 +266,10 @@ def check() -> None:
             table.add_row(name, value, configuration.origins[name])
         console.print(table)
         for warning in configuration.warnings:
-            console.print(f"! {warning}", style="yellow", markup=False)
+            console.print(f"! {warning}", style="yellow")
         findings = examine(configuration.settings)
         for finding in findings:
-            console.print(f"{finding.mark} {finding.text}", style=finding.style, markup=False)
+            console.print(f"{finding.mark} {finding.text}", style=finding.style)
         if any(finding.fatal for finding in findings):
             raise typer.Exit(EXIT_FAILED)
 
@@ -300,7 +298,7 @@ def _find(recording: str) -> RecordingFolder:
 
 
 def _step(text: str) -> None:
-    console.print(f"> {text}", style="bold cyan", markup=False, soft_wrap=True)
+    console.print(f"> {text}", style="bold cyan", soft_wrap=True)
 
 
 @contextmanager

@@ -39,9 +39,10 @@ def listing(folders: Iterable[RecordingFolder]) -> Table:
         try:
             manifest = folder.read()
         except ArchiveError:
-            table.add_row(folder.session_id[-8:], "", "", "recording.json cannot be read", "", "lost", "")
+            _row(table, folder.session_id[-8:], "", "", "recording.json cannot be read", "", "lost", "")
             continue
-        table.add_row(
+        _row(
+            table,
             folder.session_id[-8:],
             (manifest.started_at or "").replace("T", " ")[:19],
             clock_time(manifest.duration),
@@ -86,22 +87,22 @@ def inspection(folder: RecordingFolder, row: Row | None, now_ns: int) -> Rendera
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    table.add_row("session", manifest.id)
+    _row(table, "session", manifest.id)
     if row is None:
-        table.add_row("state", manifest.state)
-        table.add_row("owner", f"node {manifest.node}, fence {manifest.fence}")
-        table.add_row("journal", "this node's has no such session: it is over for long, or another node's")
+        _row(table, "state", manifest.state)
+        _row(table, "owner", f"node {manifest.node}, fence {manifest.fence}")
+        _row(table, "journal", "this node's has no such session: it is over for long, or another node's")
     else:
         _standing(table, row, now_ns)
     for name, value in (("continues", manifest.continues), ("replica of", manifest.replica_of),
                         ("merged into", manifest.merged_into)):  # fmt: skip
         if value:
-            table.add_row(name, value)
+            _row(table, name, value)
     for each in manifest.dialogs:
-        table.add_row("dialog", tame("{call_id} {remote} {transport} as {identity}".format(**each), 200))
+        _row(table, "dialog", tame("{call_id} {remote} {transport} as {identity}".format(**each), 200))
     for taken in manifest.recoveries:
         cost = "" if taken.gap_ms is None else f", {taken.gap_ms} ms lost"
-        table.add_row("recovery", f"{taken.time} {taken.how} from {taken.from_node} to {taken.to_node}{cost}")
+        _row(table, "recovery", f"{taken.time} {taken.how} from {taken.from_node} to {taken.to_node}{cost}")
     return table
 
 
@@ -110,14 +111,14 @@ def _standing(table: Table, row: Row, now_ns: int) -> None:
     call = codec.decode(row).call
     since = call.history[-1].at_ns if call.history else call.offered_ns
     age = f" for {clock_time((now_ns - since) / 1e9)}"
-    table.add_row("state", f"over ({row.ended})" if row.ended else f"{call.state}{age}")
+    _row(table, "state", f"over ({row.ended})" if row.ended else f"{call.state}{age}")
     if not row.ended:
-        table.add_row("may happen", ", ".join(possible(call.state)) or "nothing")
-    table.add_row("owner", f"node {row.node}, boot {row.boot or '-'}, fence {row.fence}, version {row.version}")
+        _row(table, "may happen", ", ".join(possible(call.state)) or "nothing")
+    _row(table, "owner", f"node {row.node}, boot {row.boot or '-'}, fence {row.fence}, version {row.version}")
     if call.saved_ns:
-        table.add_row("last saved", f"{clock_time((now_ns - call.saved_ns) / 1e9)} ago")
+        _row(table, "last saved", f"{clock_time((now_ns - call.saved_ns) / 1e9)} ago")
     for line in _history(call):
-        table.add_row("history", line)
+        _row(table, "history", line)
 
 
 def _history(call: CallData) -> list[str]:
@@ -126,6 +127,11 @@ def _history(call: CallData) -> list[str]:
         + f"  {each.before} -> {each.after}  {each.event}"
         for each in call.history
     ]
+
+
+def _row(table: Table, *cells: str | Text) -> None:
+    """A row of literal text: rich takes a str as markup, and what a network says may hold `[/x]` or `:x:`."""
+    table.add_row(*(Text(each) if isinstance(each, str) else each for each in cells))
 
 
 def verdict(manifest: Manifest) -> Text:

@@ -56,6 +56,17 @@ def test_the_list_survives_a_broken_recording(folder: RecordingFolder) -> None:
     assert "lost" in shown(view.listing([folder]))
 
 
+def test_what_a_network_names_is_no_markup(folder: RecordingFolder) -> None:
+    manifest = folder.read()
+    manifest.participants = [ParticipantEntry("1", None, "[/x] :smile: [bold]y")]
+    flow = {"call_id": "[/x]@[b]", "remote": "192.0.2.1:5060", "transport": "udp", "identity": "[/red]"}
+    manifest.dialogs = [flow]
+    folder.write(manifest)
+    assert "[/x] :smile: [bold]y" in shown(view.listing([folder]))
+    assert "[/x] :smile: [bold]y" in shown(view.details(folder))
+    assert "[/x]@[b] 192.0.2.1:5060 udp as [/red]" in shown(view.inspection(folder, None, 0))
+
+
 def test_a_file_that_is_no_audio_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "audio.wav").write_bytes(b"no")
     with pytest.raises(ArchiveError):

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from siprec import fdstore, keeper
-from siprec.errors import ConfigurationError, SiprecError
+from siprec.errors import ArchiveError, ConfigurationError, SiprecError
 
 if TYPE_CHECKING:
     from siprec.archive.folder import RecordingFolder
@@ -231,6 +231,7 @@ def render(
             folder = RecordingFolder(Path(each).resolve()) if Path(each).is_dir() else _find(each)
             sessions.setdefault(folder.session_id, []).append(folder.path)
         for first, *beside in sessions.values():
+            _at_rest(first, *beside)
             done = finish(first, options, beside)
             console.print(f"{done.audio}  {view.clock_time(done.duration)}  {done.verdict}: {done.reason}")
 
@@ -243,6 +244,9 @@ def verify(recording: RecordingId) -> None:
     with _sentences():
         folder = _find(recording)
         manifest = folder.read()
+        if not manifest.files:
+            why = "was not rendered" if manifest.state == "failed" else f"has not ended (it is {manifest.state})"
+            _fail([f"{manifest.id} {why}: there are no hashes to compare with"], EXIT_FAILED)
         wrong = verify_files(manifest, folder.path)
         for each in wrong:
             console.print(each, style="red")
@@ -295,6 +299,14 @@ def _find(recording: str) -> RecordingFolder:
     from siprec.archive.folder import find
 
     return find(_settings().recording_dir, recording)
+
+
+def _at_rest(*paths: Path) -> None:
+    """Raises ArchiveError when one of these folders of a session is being recorded into."""
+    from siprec.archive.folder import RecordingFolder
+
+    if any(part.held_elsewhere() for path in paths for part in RecordingFolder(path).parts()):
+        raise ArchiveError(f"{paths[0].name} is being recorded: its server renders it when it ends")
 
 
 def _step(text: str) -> None:

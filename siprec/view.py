@@ -32,9 +32,9 @@ _BLOCK_FRAMES = 1 << 16
 
 def listing(folders: Iterable[RecordingFolder]) -> Table:
     """A row for each recording; one whose recording.json cannot be read says so."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name in ("id", "started", "length", "who", "channels", "state", "verdict"):
-        table.add_column(name, justify="right" if name in {"length", "channels"} else "left", no_wrap=name == "id")
+        table.add_column(name, justify="right" if name in {"length", "channels"} else "left", no_wrap=name != "who")
     for folder in folders:
         try:
             manifest = folder.read()
@@ -69,8 +69,10 @@ def details(folder: RecordingFolder) -> RenderableType:
         Text(f"  {tame(each.name or '')} <{tame(each.aor or each.participant_id)}>") for each in manifest.participants
     ]
     shapes = waveforms(folder.path / _audio(manifest)) if _audio(manifest) else []
+    rendered = manifest.duration is not None
     for channel in manifest.channels:
-        lines += _channel(channel, shapes[channel.index] if channel.index < len(shapes) else "")
+        shape = shapes[channel.index] if channel.index < len(shapes) else ""
+        lines += _channel(channel, shape, rendered=rendered)
     lines += [Text(_gap(each)) for each in manifest.gaps[:20]]
     if len(manifest.gaps) > 20:
         lines.append(Text(f"  ... and {len(manifest.gaps) - 20} more gaps (recording.json has them all)", "dim"))
@@ -170,10 +172,14 @@ def _audio(manifest: Manifest) -> str:
     return next((each.name for each in manifest.files if each.name.startswith("audio.")), "")
 
 
-def _channel(channel: ChannelEntry, shape: str) -> list[Text]:
+def _channel(channel: ChannelEntry, shape: str, *, rendered: bool) -> list[Text]:
+    """Who, and what was heard; the latter is not known before a recording is `rendered`."""
     who = tame(channel.participant or f"channel {channel.index}", 20)
     flaws = (("lost", channel.lost), ("duplicate", channel.duplicate), ("reordered", channel.reordered))
-    facts = [f"label {tame(channel.label or '-', 20)}", channel.codec or "no codec", f"{channel.packets} packets"]
+    facts = [f"label {tame(channel.label or '-', 20)}", channel.codec or "no codec"]
+    if not rendered:
+        return [Text(f"  {who}"), Text(f"{'':13}{' · '.join(facts)}", "dim")]
+    facts.append(f"{channel.packets} packets")
     facts += [f"{count} {name}" for name, count in flaws if count]
     facts.append(f"jitter {channel.jitter_ms:.1f} ms")
     return [Text(f"  {who:<10}▕{shape}▏"), Text(f"{'':13}{' · '.join(facts)}", "dim")]

@@ -1,0 +1,52 @@
+"""The commands beside a server that is recording, and on folders that they may not read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+from tests.support.calls import live
+from tests.support.server import COMMAND, serving
+
+
+def siprec(root: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A command in `root`, on a terminal of 80 columns. It may end as it likes, but never by a traceback."""
+    found = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, "RECORDING_DIR": str(root), "COLUMNS": "80", **environ},
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=30,
+        check=False,
+    )
+    assert "Traceback" not in found.stderr
+    return found
+
+
+async def test_a_live_recording_is_told_and_left_alone(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with live(server) as call:
+            await call.run(0.5)
+            (folder,) = server.recordings()
+            before = folder.manifest_path.read_bytes()
+            rendered, verified, shown, listed = [
+                await asyncio.to_thread(siprec, tmp_path, *command)
+                for command in (("render", folder.session_id), ("verify", folder.session_id),
+                                ("show", folder.session_id), ("ls",))
+            ]  # fmt: skip
+            assert folder.manifest_path.read_bytes() == before
+            await call.bye()
+        server.wait_for("recording ready")
+        assert folder.read().verdict == "ok"
+    assert (rendered.returncode, rendered.stdout) == (1, "")
+    assert rendered.stderr == f"{folder.session_id} is being recorded: its server renders it when it ends\n"
+    assert (verified.returncode, verified.stdout) == (1, "")
+    assert "has not ended (it is recording)" in verified.stderr
+    assert shown.returncode == 0
+    assert "Alice" in shown.stdout
+    assert "packets" not in shown.stdout
+    assert "▕" not in shown.stdout
+    assert len(listed.stdout.splitlines()) == 2, "one line for the head, one for each recording"

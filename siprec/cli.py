@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -180,7 +180,7 @@ def ls(
     from siprec.archive.folder import walk
 
     with _sentences():
-        folders = list(walk(_settings().recording_dir))
+        folders = list(walk(_recordings()))
         console.print(view.listing(folders[-last:]))
         if not folders:
             console.print("no recordings yet: place a call with `siprec call`", style="dim")
@@ -245,7 +245,7 @@ def verify(recording: RecordingId) -> None:
         folder = _find(recording)
         manifest = folder.read()
         if not manifest.files:
-            why = "was not rendered" if manifest.state == "failed" else f"has not ended (it is {manifest.state})"
+            why = "was not rendered" if manifest.state in {"ended", "failed"} else f"has not ended (it is {manifest.state})"
             _fail([f"{manifest.id} {why}: there are no hashes to compare with"], EXIT_FAILED)
         wrong = verify_files(manifest, folder.path)
         for each in wrong:
@@ -298,7 +298,15 @@ def _settings() -> Settings:
 def _find(recording: str) -> RecordingFolder:
     from siprec.archive.folder import find
 
-    return find(_settings().recording_dir, recording)
+    return find(_recordings(), recording)
+
+
+def _recordings() -> Path:
+    """RECORDING_DIR. Raises OSError when it may not be read: searching it would find nothing, and say no more."""
+    root = _settings().recording_dir
+    with suppress(FileNotFoundError):
+        os.scandir(root).close()
+    return root
 
 
 def _at_rest(*paths: Path) -> None:
@@ -315,13 +323,17 @@ def _step(text: str) -> None:
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """Errors raised on purpose become a sentence and an exit code, never a traceback."""
+    """Errors raised on purpose, and files that cannot be used, become a sentence and an exit code, not a traceback."""
     try:
         yield
     except ConfigurationError as error:
         _fail([f"configuration: {each}" for each in error.problems], EXIT_CONFIGURATION)
     except SiprecError as error:
         _fail([str(error)], EXIT_FAILED)
+    except OSError as error:
+        if error.filename is None:  # no file of the user's: a defect of ours, or a reader of our output that has gone
+            raise
+        _fail([f"{error.filename}: {error.strerror}"], EXIT_FAILED)
 
 
 def _fail(lines: list[str], code: int) -> NoReturn:

@@ -242,8 +242,9 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
     """
     environ = os.environ if environ is None else environ
     path = dotenv or Path(".env")
-    from_file = {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
-    problems = [f"{path.name}: {hint}" for hint in _misspelt(from_file)]
+    problems: list[str] = []
+    from_file = _read_file(path, problems)
+    problems += [f"{path.name}: {hint}" for hint in _misspelt(from_file)]
     warnings = [f"environment: {hint}" for hint in _misspelt(environ)]
     values, origins = _gather(environ, from_file, path.name, problems)
     try:
@@ -299,6 +300,14 @@ def _gather(
         else:
             origins[name] = "default"
     return values, origins
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, str]:
+    try:
+        return {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path.name}: cannot be read ({error.__class__.__name__})")
+        return {}
 
 
 def _read_secret(name: str, path: str, problems: list[str]) -> str:

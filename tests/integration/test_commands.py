@@ -7,6 +7,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from siprec.archive.folder import RecordingFolder, new_session_id
+from siprec.archive.manifest import Manifest
 from tests.support.calls import live
 from tests.support.server import COMMAND, serving
 
@@ -50,3 +54,32 @@ async def test_a_live_recording_is_told_and_left_alone(tmp_path: Path) -> None:
     assert "packets" not in shown.stdout
     assert "▕" not in shown.stdout
     assert len(listed.stdout.splitlines()) == 2, "one line for the head, one for each recording"
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "inspect", "verify", "render"])
+def test_a_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path, command: str) -> None:
+    (tmp_path / "2026" / "11").mkdir(parents=True)
+    day = tmp_path / "2026" / "11" / "20"
+    day.touch()  # not even root may list it
+    arguments = () if command == "ls" else ("019a",)
+    found = siprec(tmp_path, command, *arguments)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == f"{day}: Not a directory\n"
+    found = siprec(tmp_path, command, *arguments, RECORDING_DIR=str(day))
+    assert (found.returncode, found.stderr) == (1, f"{day}: Not a directory\n")
+
+
+def test_a_state_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    session_id = new_session_id(1_795_201_092_123_000_000, bytes(10))
+    recording = RecordingFolder.create(tmp_path, session_id)
+    recording.write(Manifest(session_id, "ended", "a", 1, "192.0.2.1", "call@192.0.2.1"))
+    found = siprec(tmp_path, "inspect", session_id, STATE_DIR=str(tmp_path / ("x" * 300)))
+    assert found.returncode == 1
+    assert found.stderr.endswith("File name too long\n")
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"LOG_LEVEL=\xff\n")
+    found = siprec(tmp_path, "check")
+    assert found.returncode == 78
+    assert found.stderr == "configuration: .env: cannot be read (UnicodeDecodeError)\n"

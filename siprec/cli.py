@@ -111,6 +111,7 @@ def demo(
     With --failover two nodes serve, the one with the call is killed, its SRC goes to the other, and all ends there.
     """
     from siprec import view
+    from siprec.client.load import EXIT_USAGE, mistakes
     from siprec.client.options import CallOptions
     from siprec.demo import call as demonstration
     from siprec.demo import failover as play
@@ -118,6 +119,9 @@ def demo(
     with _sentences():
         configuration = _configure()
         options = CallOptions(duration=duration)
+        wrong = list(mistakes(options))
+        if wrong:
+            _fail(wrong, EXIT_USAGE)
         if failover:
             folder = asyncio.run(play.demo(configuration, options, report=_step))
         else:
@@ -245,7 +249,11 @@ def verify(recording: RecordingId) -> None:
         folder = _find(recording)
         manifest = folder.read()
         if not manifest.files:
-            why = "was not rendered" if manifest.state in {"ended", "failed"} else f"has not ended (it is {manifest.state})"
+            why = (
+                "was not rendered"
+                if manifest.state in {"ended", "failed"}
+                else f"has not ended (it is {manifest.state})"
+            )
             _fail([f"{manifest.id} {why}: there are no hashes to compare with"], EXIT_FAILED)
         wrong = verify_files(manifest, folder.path)
         for each in wrong:

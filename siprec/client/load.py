@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import resource
 import signal
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +19,10 @@ import numpy as np
 from siprec import clock
 from siprec.client import failover
 from siprec.client.options import CallOptions, CallResult, FailoverStyle
-from siprec.client.src import RecordingClient
+from siprec.client.src import RecordingClient, destination
 from siprec.client.tracks import CODECS, tracks
 from siprec.errors import ListenError, SipError
+from siprec.net.address import bound_socket
 
 Report = Callable[[str], None]
 
@@ -27,6 +30,9 @@ VOICE_SETS = 4
 """Different conversations among the calls of a load: each is made and encoded once, before the first call."""
 
 PROGRESS_SECONDS = 5.0
+
+EXIT_USAGE = 2
+"""What was asked for makes no sense; nothing was sent."""
 
 
 @dataclass(slots=True)
@@ -80,31 +86,58 @@ class LoadSummary:
 
 
 def run(options: CallOptions, report: Report) -> int:
-    """Make the call or calls of `options`, `report` a line at a time. 0 when all went well, else 1."""
-    wrong = _wrong(options)
-    if wrong is not None:
-        report(wrong)
-        return 1
+    """Make the call or calls of `options`, `report` a line at a time. 0 when all went well, else 1, or EXIT_USAGE."""
+    wrong = list(mistakes(options))
+    for each in wrong:
+        report(each)
+    if wrong:
+        return EXIT_USAGE
     try:
         return asyncio.run(_run(options, report))
-    except (ListenError, SipError) as problem:
+    except ListenError as problem:
         report(str(problem))
         return 1
 
 
-def _wrong(options: CallOptions) -> str | None:
-    """What cannot be asked for, as a sentence."""
+def mistakes(options: CallOptions) -> Iterator[str]:
+    """What cannot be asked for, a sentence each."""
     if options.codec not in CODECS:
-        return f"unknown codec {options.codec}: this client can send {', '.join(CODECS)}"
+        yield f"unknown codec {options.codec}: this client can send {', '.join(CODECS)}"
     if options.failover is not None and options.failover.style not in get_args(FailoverStyle):
-        return f"unknown style of failover: there are {', '.join(get_args(FailoverStyle))}"
+        yield f"unknown style of failover: there are {', '.join(get_args(FailoverStyle))}"
     if not options.parties:
-        return "a call needs one party at least"
+        yield "a call needs one party at least"
+    yield from _wrong_numbers(options)
     try:
         uuid.UUID(options.session_id or str(uuid.NAMESPACE_URL))
     except ValueError:
-        return f"the session id is no UUID: {options.session_id}"
-    return None
+        yield f"the session id is no UUID: {options.session_id}"
+    yield from _wrong_addresses(options)
+
+
+def _wrong_numbers(options: CallOptions) -> Iterator[str]:
+    if not 0 <= options.duration < math.inf:
+        yield f"duration: {options.duration} is no number of seconds"
+    if not 0 < options.rate < math.inf:
+        yield f"rate: {options.rate} is no number of calls a second"
+    if not 0 <= options.jitter_ms < math.inf:
+        yield f"jitter: {options.jitter_ms} is no number of milliseconds"
+    for name, value in (("loss", options.loss), ("duplicate", options.duplicate)):
+        if not 0 <= value <= 100:
+            yield f"{name}: {value} is no percentage"
+
+
+def _wrong_addresses(options: CallOptions) -> Iterator[str]:
+    for uri in (options.target, *((options.failover.target,) if options.failover else ())):
+        try:
+            destination(uri)
+        except SipError as problem:
+            yield f"{uri!r} is no way to a server: {problem}"
+    if options.local is not None:
+        try:
+            bound_socket(socket.SOCK_DGRAM, options.local, 0, setting="the local address").close()
+        except ListenError as problem:
+            yield str(problem)
 
 
 async def _run(options: CallOptions, report: Report) -> int:

@@ -127,5 +127,5 @@ async def test_many_calls_are_carried_on(client: RecordingClient) -> None:
 def test_an_unknown_style_is_a_sentence() -> None:
     told: list[str] = []
     wanted = CallOptions(failover=Failover("sip:127.0.0.1:5062", "magic"))  # type: ignore[arg-type]
-    assert load.run(wanted, told.append) == 1
+    assert load.run(wanted, told.append) == load.EXIT_USAGE
     assert told == ["unknown style of failover: there are replaces, fresh, reinvite"]

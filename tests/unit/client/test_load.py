@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from siprec.client import load
 from siprec.client.load import LoadSummary
 from siprec.client.media import Counts
-from siprec.client.options import CallOptions, CallResult, StreamResult
+from siprec.client.options import CallOptions, CallResult, Failover, StreamResult
 from siprec.client.src import RecordingClient
 from tests.unit.client.answering import HOST, Srs
 
@@ -69,13 +70,25 @@ async def test_withheld_packets_are_told() -> None:
         ),
         ({"session_id": "no"}, "the session id is no UUID: no"),
         ({"parties": ()}, "a call needs one party at least"),
+        ({"local": "lo"}, "the local address: lo is not an IP address"),
         ({"target": "nonsense"}, None),
         ({"target": "sip:"}, None),
+        ({"target": "tel:123"}, None),
+        ({"target": "sip:127.0.0.1:99999"}, "'sip:127.0.0.1:99999' is no way to a server: a port is out of range"),
+        ({"failover": Failover("b")}, "'b' is no way to a server: a URI has no scheme"),
+        ({"duration": -3.0}, "duration: -3.0 is no number of seconds"),
+        ({"duration": math.nan}, None),
+        ({"duration": math.inf}, None),
+        ({"rate": math.inf}, None),
+        ({"rate": 0.0}, None),
+        ({"jitter_ms": math.inf}, None),
+        ({"loss": math.nan}, "loss: nan is no percentage"),
+        ({"duplicate": 101.0}, None),
     ],
 )
 async def test_what_cannot_be_asked_for_is_a_sentence(changes: dict[str, object], sentence: str | None) -> None:
     code, lines = await ran(replace(CallOptions(), **changes))  # type: ignore[arg-type]
-    assert code == 1
+    assert code == load.EXIT_USAGE
     assert len(lines) == 1
     assert sentence is None or lines == [sentence]
 

@@ -16,6 +16,7 @@ from siprec import clock
 from siprec.client.media import Remote, RtpStream
 from siprec.client.options import RINGING_SECONDS, CallOptions, CallResult, Header, Party, StreamResult
 from siprec.client.scene import SDP_TYPE, Channel, Scene
+from siprec.client.tracks import FRAME_SECONDS
 from siprec.errors import LocalError, Overload, PeerError, SipError
 from siprec.metadata import xml
 from siprec.metadata.model import SnapshotRequest
@@ -134,6 +135,11 @@ class LiveCall:
             for wait in waits:
                 wait.cancel()
         return self.result
+
+    def limit(self, seconds: float) -> None:
+        """No stream has more media than fills `seconds`."""
+        for stream in self.streams:
+            stream.limit = round(seconds / FRAME_SECONDS)
 
     async def bye(self) -> CallResult:
         """Stop the media and end the call; nothing happens when it is over already."""

@@ -50,6 +50,7 @@ async def carry(client: RecordingClient, call: LiveCall, *, report: Report) -> L
     """
     began = clock.monotonic()
     ends_at = began + call.options.duration
+    call.limit(call.options.duration)
 
     def tell(text: str) -> None:
         report(f"{clock.monotonic() - began:6.1f} s  {text}")

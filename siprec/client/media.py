@@ -180,6 +180,8 @@ class RtpStream:
         self.counts = Counts()
         self.frames = bytearray()
         """One byte for each 20 ms since the first: 0 nothing sent, 1 sent, 2 suppressed as lost."""
+        self.limit: int | None = None
+        """Frames that there are at most: a clock that is asked at the end would see the next one due already."""
         self.reception: rtcp.ReportBlock | None = None
         """How the recorder says it receives this stream (RTCP RR), as of our last own report."""
         self._fates = Fates(impairments, (seed, label, "fate")) if impairments else None
@@ -250,6 +252,8 @@ class RtpStream:
     def frame(self, due: float, now: float) -> list[tuple[float, bytes]]:
         """The packets of the frame due now, with the time each leaves; the media clock moves on by one frame."""
         position = len(self.frames)
+        if self.limit is not None and position >= self.limit:
+            return []
         self.frames.append(0)
         self._due = due
         if not self._active or self.remote is None:

@@ -121,6 +121,7 @@ class RecordingClient:
     async def call(self, options: CallOptions, *, voices: int | None = None) -> CallResult:
         """A whole call: set up, `options.duration` seconds of media, BYE. Never raises for what the server does."""
         call = await self.start(options, voices=voices)
+        call.limit(options.duration)
         await call.run(options.duration)
         return await call.bye()
 

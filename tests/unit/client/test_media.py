@@ -192,6 +192,15 @@ def test_sent_audio_is_the_source_where_packets_went_out() -> None:
     stream.close()
 
 
+def test_a_stream_has_no_more_frames_than_its_limit() -> None:
+    stream = make()
+    stream.limit = 5
+    assert len(drive(stream, 5)) == 5
+    assert stream.frame(100.1, 100.1) == []
+    assert len(stream.frames) == 5
+    stream.close()
+
+
 def test_frames_after_a_long_stall_are_skipped() -> None:
     stream = make()
     stream.remote, stream.active = Remote(HOST, 9, 9), True

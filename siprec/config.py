@@ -10,13 +10,14 @@ import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -115,12 +116,26 @@ def _source(entry: str) -> Source:
     return Source(name.strip(), tuple(ipaddress.ip_network(each.strip(), strict=False) for each in networks.split("|")))
 
 
+def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ValueError("needs one entry at least")
+    return value
+
+
+def _one_per_family(value: tuple[IpAddress, ...]) -> tuple[IpAddress, ...]:
+    if len({each.version for each in value}) < len(value):
+        raise ValueError("two addresses of one family: give one for IPv4 and one for IPv6 at most")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]
-Sources = Annotated[tuple[Source, ...], BeforeValidator(parse_sources)]
+Sources = Annotated[tuple[Source, ...], BeforeValidator(parse_sources), AfterValidator(_not_empty)]
 Fields = Annotated[frozenset[str], BeforeValidator(parse_fields)]
 Addresses = Annotated[tuple[IpAddress, ...], BeforeValidator(parse_addresses)]
+OnePerFamily = Annotated[Addresses, AfterValidator(_one_per_family)]
+SomeAddresses = Annotated[Addresses, AfterValidator(_not_empty)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -134,7 +149,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(validate_default=True, frozen=True)
 
-    SIP_HOST: Addresses = _setting("0.0.0.0", "addresses to listen on, UDP and TCP")  # noqa: S104  a server listens
+    SIP_HOST: SomeAddresses = _setting("0.0.0.0", "addresses to listen on, UDP and TCP")  # noqa: S104  a server listens
     SIP_PORT: Port = _setting(5060, "SIP port, UDP and TCP")
     SIP_TLS_PORT: Port = _setting(5061, "SIP over TLS, when a certificate is given")
     SIP_TLS_CERT: Path | None = _setting(None, "certificate chain (PEM); turns TLS on")
@@ -146,7 +161,7 @@ class Settings(BaseModel):
     SIP_RATE: Rate = _setting("2000/s", "new dialogs per source and second, burst twice that")
     SIPREC_MODE: Literal["lenient", "strict"] = _setting("lenient", "what counts as a recording session")
     RECORD_PLAIN_CALLS: bool = _setting(False, "record INVITEs that are no recording session")
-    EXTERNAL_IP: Addresses = _setting("", "address put in SDP and Contact, one per family")
+    EXTERNAL_IP: OnePerFamily = _setting("", "address put in SDP and Contact, one per family")
     RTP_BIND_IP: Addresses = _setting("", "addresses of the RTP sockets; SIP_HOST when unset")
     RTP_PORT_MIN: Port = _setting(10000, "first RTP port")
     RTP_PORT_MAX: Port = _setting(29999, "last RTP or RTCP port")
@@ -191,27 +206,27 @@ class Settings(BaseModel):
     LOG_FORMAT: Literal["console", "json"] | None = _setting(None, "console or json; console on a terminal when unset")
 
     @model_validator(mode="after")
-    def _ports_fit(self) -> Settings:
+    def _fits_together(self) -> Settings:
+        if problems := [*self._ports(), *self._tls(), *self._redis()]:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _ports(self) -> Iterator[str]:
         low = self.RTP_PORT_MIN + self.RTP_PORT_MIN % 2
         if low < 1024:
-            raise ValueError("RTP_PORT_MIN must be 1024 or more")
+            yield "RTP_PORT_MIN must be 1024 or more"
         if low + 1 > self.RTP_PORT_MAX:
-            raise ValueError("RTP_PORT_MAX must leave room for one even and one odd port above RTP_PORT_MIN")
-        return self
+            yield "RTP_PORT_MAX must leave room for one even and one odd port above RTP_PORT_MIN"
 
-    @model_validator(mode="after")
-    def _tls_is_whole(self) -> Settings:
+    def _tls(self) -> Iterator[str]:
         if (self.SIP_TLS_CERT is None) != (self.SIP_TLS_KEY is None):
-            raise ValueError("SIP_TLS_CERT and SIP_TLS_KEY must be set together")
+            yield "SIP_TLS_CERT and SIP_TLS_KEY must be set together"
         if self.SIP_TLS_CA is not None and self.SIP_TLS_CERT is None:
-            raise ValueError("SIP_TLS_CA needs SIP_TLS_CERT and SIP_TLS_KEY")
-        return self
+            yield "SIP_TLS_CA needs SIP_TLS_CERT and SIP_TLS_KEY"
 
-    @model_validator(mode="after")
-    def _redis_is_named(self) -> Settings:
+    def _redis(self) -> Iterator[str]:
         if self.ENABLE_REDUNDANCY and self.REDUNDANCY_STORAGE_TYPE == "redis" and self.REDIS_URL is None:
-            raise ValueError("REDUNDANCY_STORAGE_TYPE=redis needs REDIS_URL")
-        return self
+            yield "REDUNDANCY_STORAGE_TYPE=redis needs REDIS_URL"
 
     @property
     def recording_dir(self) -> Path:
@@ -250,7 +265,7 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError(problems + [_sentence(each) for each in error.errors()]) from None
+        raise ConfigurationError(problems + _mistakes(values, error)) from None
     if problems:
         raise ConfigurationError(problems)
     return Configuration(settings, origins, tuple(warnings + _not_built(settings, origins)))
@@ -331,14 +346,32 @@ def _misspelt(mapping: Mapping[str, str]) -> list[str]:
     return hints
 
 
-def _sentence(error: Any) -> str:
+def _mistakes(values: Mapping[str, str], error: ValidationError) -> list[str]:
+    """A sentence for each wrong setting of `values`, and for what does not fit together among the others."""
+    found = [text for each in error.errors() for text in _sentences(each)]
+    wrong = {str(part) for each in error.errors() for part in each["loc"][:1]}
+    if wrong & _RANGE:
+        wrong |= _RANGE  # the default of one says nothing against the other
+    try:
+        Settings.model_validate({name: value for name, value in values.items() if name not in wrong})
+    except ValidationError as more:
+        found += [text for each in more.errors() for text in _sentences(each) if text not in found]
+    return found
+
+
+_RANGE = frozenset({"RTP_PORT_MIN", "RTP_PORT_MAX"})
+
+
+def _sentences(error: Any) -> list[str]:
+    """A setting's mistake is one; what does not fit together is a line for each."""
     where = ".".join(str(part) for part in error["loc"][:1])
-    text = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {text}" if where else text
+    text: str = error["msg"].removeprefix("Value error, ")
+    return [f"{where}: {text}"] if where else text.splitlines()
 
 
 _UNBUILT: Mapping[str, str] = {
     "HTTP_TOKEN": "the API and page are not built yet",
+    "HTTP_HOST": "the API and page are not built yet",
     "HTTP_PORT": "the API and page are not built yet",
 }
 

@@ -42,6 +42,30 @@ def test_all_mistakes_are_reported_at_once() -> None:
     assert named == {"SIP_PORT", "RTP_TIMEOUT", "SIP_HOST", "SIP_ALLOW", "SIP_RATE"}
 
 
+def test_what_does_not_fit_together_is_reported_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(RTP_PORT_MIN="80", SIP_TLS_CERT="/x", REDUNDANCY_STORAGE_TYPE="redis", SESSION_TIMEOUT="x")
+    assert caught.value.problems == [
+        "SESSION_TIMEOUT: is not a duration such as 30s, 5m, 250ms or plain seconds",
+        "RTP_PORT_MIN must be 1024 or more",
+        "SIP_TLS_CERT and SIP_TLS_KEY must be set together",
+        "REDUNDANCY_STORAGE_TYPE=redis needs REDIS_URL",
+    ]
+
+
+@pytest.mark.parametrize("name", ["SIP_HOST", "SIP_ALLOW"])
+def test_a_list_without_entries_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}: needs one entry at least"):
+        read(**{name: " , "})
+
+
+def test_one_external_address_per_family() -> None:
+    assert len(read(EXTERNAL_IP="192.0.2.1,2001:db8::1").settings.EXTERNAL_IP) == 2
+    for wrong in ("192.0.2.1,192.0.2.2", "2001:db8::1,2001:db8::2,192.0.2.1"):
+        with pytest.raises(ConfigurationError, match="EXTERNAL_IP: two addresses of one family"):
+            read(EXTERNAL_IP=wrong)
+
+
 @pytest.mark.parametrize(("low", "high"), [("1022", "2000"), ("20000", "20000"), ("20001", "20002")])
 def test_a_port_range_without_room_is_refused(low: str, high: str) -> None:
     with pytest.raises(ConfigurationError, match="RTP_PORT"):
@@ -102,6 +126,7 @@ def test_a_secret_given_twice_or_unreadable_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_built_yet_warns() -> None:
     assert any(each.startswith("HTTP_PORT") for each in read(HTTP_PORT="8081").warnings)
+    assert any(each.startswith("HTTP_HOST") for each in read(HTTP_HOST="127.0.0.2").warnings)
 
 
 def test_media_workers_have_a_limit() -> None:

@@ -273,7 +273,7 @@ def check() -> None:
         configuration = config.read()
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("setting", "value", "from"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for name, value in config.shown(configuration.settings).items():
             table.add_row(name, value, configuration.origins[name])
         console.print(table)
@@ -283,7 +283,8 @@ def check() -> None:
         for finding in findings:
             console.print(f"{finding.mark} {finding.text}", style=finding.style)
         if any(finding.fatal for finding in findings):
-            raise typer.Exit(EXIT_FAILED)
+            wrong = any(finding.configuration for finding in findings)
+            raise typer.Exit(EXIT_CONFIGURATION if wrong else EXIT_FAILED)
 
 
 # ---------------------------------------------------------------------- shared by the commands

@@ -274,7 +274,23 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
 def shown(settings: Settings) -> dict[str, str]:
     """Each variable with its effective value as a person would write it; secrets are starred, paths absolute."""
     effective = settings.model_dump() | {"RECORDING_DIR": settings.recording_dir, "STATE_DIR": settings.state_dir}
-    return {name: _written(value) for name, value in effective.items()}
+    return {name: _size(value) if name in _SIZES else _written(value) for name, value in effective.items()}
+
+
+_SIZES = frozenset(
+    name
+    for name, field in Settings.model_fields.items()
+    if any(isinstance(each, BeforeValidator) and each.func is parse_size for each in field.metadata)
+)
+
+
+def _size(value: int) -> str:
+    """In the largest unit of which there is a whole number."""
+    for power in (4, 3, 2, 1):
+        for base, suffix in ((1024, "iB"), (1000, "B")):
+            if value and value % base**power == 0:
+                return f"{value // base**power}{'KMGT'[power - 1]}{suffix}"
+    return str(value)
 
 
 def _written(value: Any) -> str:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from siprec import app
 from siprec.config import Settings
-from siprec.errors import ConfigurationError, SiprecError
+from siprec.errors import ConfigurationError, ListenError, SiprecError
 from siprec.media.ports import PortPool, buffered_seconds
 from siprec.media.tiers import Tier, choose
+from siprec.net.address import bound_socket
 from siprec.recorder.gate import free_bytes
 from siprec.recorder.intake import Ports
+from siprec.store.redis import connect
 
 BUFFER_SECONDS_WANTED = 2.0
 """A disk or a garbage collector may stall a drain this long before packets are lost."""
@@ -33,6 +35,8 @@ class Finding:
 
     text: str
     level: str  # ok, warning, fatal
+    configuration: bool = False
+    """A mistake in the settings, for which `siprec serve` would not start."""
 
     @property
     def fatal(self) -> bool:
@@ -49,31 +53,32 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which a call would meet them."""
-    groups = (_listeners, _tls, _limits, _tier, _workers, _receive_buffer, _disk)
+    groups = (_listeners, _tls, _limits, _redis, _tier, _workers, _receive_buffer, _disk)
     return [finding for group in groups for finding in group(settings)]
 
 
 def _listeners(settings: Settings) -> Iterator[Finding]:
-    for host in settings.SIP_HOST:
-        family = socket.AF_INET if host.version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind((str(host), settings.SIP_PORT))
-            except OSError as error:
-                yield Finding(
-                    f"{host}:{settings.SIP_PORT} cannot be bound ({error.strerror}): is siprec running? else change "
-                    "SIP_HOST or SIP_PORT",
-                    "warning",
-                )
-            else:
-                yield Finding(f"{host}:{settings.SIP_PORT} is free", "ok")
+    wanted = [(settings.SIP_PORT, "SIP_HOST, SIP_PORT", {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM})]
+    if settings.SIP_TLS_CERT is not None:
+        wanted.append((settings.SIP_TLS_PORT, "SIP_HOST, SIP_TLS_PORT", {"tls": socket.SOCK_STREAM}))
+    for host in map(str, settings.SIP_HOST):
+        for port, setting, kinds in wanted:
+            taken = False
+            for name, kind in kinds.items():
+                try:
+                    bound_socket(kind, host, port, setting=setting).close()
+                except ListenError as error:
+                    taken = True
+                    yield Finding(f"{error} ({name}): is siprec running? else change one", "warning")
+            if not taken:
+                yield Finding(f"{host}:{port} is free ({', '.join(kinds)})", "ok")
 
 
 def _tls(settings: Settings) -> Iterator[Finding]:
     try:
         contexts = app.tls_contexts(settings)
     except ConfigurationError as error:
-        yield Finding(str(error), "fatal")
+        yield Finding(str(error), "fatal", configuration=True)
     else:
         if contexts is not None:
             proof = "SRCs must show a certificate" if settings.SIP_TLS_CA else "SRCs need no certificate (SIP_TLS_CA)"
@@ -86,18 +91,26 @@ def _limits(settings: Settings) -> Iterator[Finding]:
         ports.close()
         limits = app.limits_of(settings, ports, app.raise_descriptor_limit())
     except SiprecError as error:
-        yield Finding(str(error), "fatal")
+        yield Finding(str(error), "fatal", isinstance(error, ConfigurationError))
     else:
         yield Finding(
             f"{limits.max_sessions} sessions at once (MAX_SESSIONS, RTP_PORT_MIN, RTP_PORT_MAX, ulimit -n)", "ok"
         )
 
 
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.ENABLE_REDUNDANCY and settings.REDUNDANCY_STORAGE_TYPE == "redis" and settings.REDIS_URL:
+        try:
+            connect(settings.REDIS_URL.get_secret_value())
+        except ValueError as error:
+            yield Finding(f"REDIS_URL: {error}", "fatal", configuration=True)
+
+
 def _tier(settings: Settings) -> Iterator[Finding]:
     try:
         yield Finding(f"capture by {TIERS[choose(settings.RTP_RECEIVE)]} (RTP_RECEIVE)", "ok")
     except ConfigurationError as error:
-        yield Finding(str(error), "fatal")
+        yield Finding(str(error), "fatal", configuration=True)
 
 
 def _receive_buffer(settings: Settings) -> Iterator[Finding]:
@@ -132,15 +145,21 @@ def _workers(settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    path = settings.recording_dir
-    while not path.exists():
-        path = path.parent
-    free = free_bytes(path)
+    free = free_bytes(_existing(settings.recording_dir))
     text = f"{free / 2**30:.1f} GiB free in {settings.recording_dir}"
     level = "ok" if free > settings.DISK_RESERVE else "fatal"
     yield Finding(text if level == "ok" else f"{text}: less than DISK_RESERVE, calls would get 503", level)
-    if not _writable(path):
-        yield Finding(f"RECORDING_DIR: {path} cannot be written", "fatal")
+    for name, wanted in (("RECORDING_DIR", settings.recording_dir), ("STATE_DIR", settings.state_dir)):
+        path = _existing(wanted)
+        if not _writable(path):
+            yield Finding(f"{name}: {path} cannot be written", "fatal", configuration=True)
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself, or that in which it will be made."""
+    while not os.path.exists(path):  # Path.exists raises where it may not look
+        path = path.parent
+    return path
 
 
 def _writable(path: Path) -> bool:

@@ -83,3 +83,12 @@ def test_a_file_of_settings_that_cannot_be_read_is_a_sentence(tmp_path: Path) ->
     found = siprec(tmp_path, "check")
     assert found.returncode == 78
     assert found.stderr == "configuration: .env: cannot be read (UnicodeDecodeError)\n"
+
+
+def test_a_check_ends_as_serve_would(tmp_path: Path) -> None:
+    settings = {"SIP_HOST": "127.0.0.1", "SIP_PORT": "0"}
+    assert siprec(tmp_path, "check", **settings).returncode == 0
+    wrong = settings | {"MAX_SESSIONS": "1000000"}
+    assert siprec(tmp_path, "serve", **wrong).returncode == 78
+    assert siprec(tmp_path, "check", **wrong).returncode == 78
+    assert siprec(tmp_path, "check", DISK_RESERVE="1000TiB", **settings).returncode == 1

@@ -149,6 +149,11 @@ def test_shown_values_can_be_read_back() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["0", "1", "4097", "10MB", "512MiB", "1GiB", "3KiB", "1TB", "1536MiB"])
+def test_sizes_are_shown_as_a_person_writes_them(text: str) -> None:
+    assert config.shown(read(RTP_BACKLOG=text).settings)["RTP_BACKLOG"] == text
+
+
 ROOT = Path(__file__).parents[2]
 
 

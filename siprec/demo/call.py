@@ -37,7 +37,7 @@ async def demo(
             report(f"server   sip:127.0.0.1:{running.sip_port} (udp, tcp), recordings go to {settings.recording_dir}")
             ended: asyncio.Queue[SessionRecord] = asyncio.Queue()
             running.recorder.observe_end(ended.put_nowait)
-            result = await _place(replace(options, target=f"sip:127.0.0.1:{running.sip_port}"), report)
+            result = await _place(replace(options, target=f"sip:127.0.0.1:{running.sip_port}"), ending, report)
             if not result.ok:
                 raise LocalError(result.problem or f"the call was answered {result.status} {result.reason}")
             record = await asyncio.wait_for(ended.get(), RENDER_SECONDS)
@@ -51,6 +51,16 @@ async def demo(
     return folder
 
 
-async def _place(options: CallOptions, report: Callable[[str], None]) -> CallResult:
+async def _place(options: CallOptions, ending: Ending, report: Callable[[str], None]) -> CallResult:
+    """The call; it ends early, with its BYE, when we are told to end."""
     async with RecordingClient.towards(options.target, transport=options.transport) as client:
-        return await load.one(client, options, report)
+
+        async def hang_up() -> None:
+            await ending.wait()
+            client.hang_up()
+
+        told = asyncio.create_task(hang_up())
+        try:
+            return await load.one(client, options, report)
+        finally:
+            told.cancel()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from siprec.archive.folder import RecordingFolder, new_session_id
+from siprec.archive.folder import RecordingFolder, new_session_id, walk
 from siprec.archive.manifest import Manifest
 from tests.support.calls import live
 from tests.support.server import COMMAND, serving
@@ -92,3 +93,27 @@ def test_a_check_ends_as_serve_would(tmp_path: Path) -> None:
     assert siprec(tmp_path, "serve", **wrong).returncode == 78
     assert siprec(tmp_path, "check", **wrong).returncode == 78
     assert siprec(tmp_path, "check", DISK_RESERVE="1000TiB", **settings).returncode == 1
+
+
+def test_an_interrupted_demo_ends_its_call(tmp_path: Path) -> None:
+    settings = {"SIP_HOST": "127.0.0.1", "SIP_PORT": "0", "RECORDING_DIR": str(tmp_path), "DISK_RESERVE": "0"}
+    with subprocess.Popen(
+        [*COMMAND, "demo", "--duration", "300"],
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "200 OK" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        try:
+            told, _ = demo.communicate(timeout=30)
+        finally:
+            demo.kill()
+    assert demo.returncode == 0
+    assert "BYE answered 200" in told
+    assert [folder.read().state for folder in walk(tmp_path)] == ["ended"]

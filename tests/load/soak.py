@@ -3,7 +3,7 @@
 Progress goes to stderr, one JSON line per scenario to stdout, with what each process of the server held before and
 after (descriptors, threads, resident memory). Exit code 1 when a scenario found a problem; its folder is then kept.
 
-    scripts/soak                        all scenarios (15 minutes)
+    scripts/soak                        all scenarios (about 15 minutes)
     scripts/soak calls                  one of them
     scripts/soak crowd --scale 0.1      a tenth of the calls, to see whether it works at all
 """

@@ -15,8 +15,6 @@ Refresher = Literal["uac", "uas"]
 
 # Section 4: the absolute minimum, twice the time a transaction may take to fail.
 MIN_INTERVAL = 90
-# Section 4: the interval to ask for.
-DEFAULT_INTERVAL = 1800
 # A peer may ask for "any duration"; this bounds the digits that are converted.
 MAX_DIGITS = 10
 # Section 10: the side that does not refresh gives up this much before the end, or a third of the interval.

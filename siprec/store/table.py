@@ -20,7 +20,6 @@ from siprec.store.graves import Graves
 class Part(Flag):
     """What of a row is to be written somewhere."""
 
-    NOTHING = 0
     CORE = 1  # head and core
     SDP = 2
     XML = 4

@@ -400,8 +400,11 @@ class Call:
         if prepared and prepared.pairs:
             await self.books.announce(prepared)
         if leg.respond(event, 200, extra=timer.headers, body=text) is None:
-            leg.negotiation.release(prepared) if prepared else leg.negotiation.withdraw()
-            self.books.keep_soon()
+            if prepared is None:
+                leg.negotiation.withdraw()
+            else:
+                leg.negotiation.release(prepared)
+                self.books.keep_soon()
             return False
         with contextlib.suppress(PeerError):  # of headers that nobody understands; what they offer was taken
             learn(self.record, leg, event.request, body=body, log=self.log)

@@ -74,10 +74,11 @@ class Refresh:
             self.again(float(told) if usable else RETRY_SECONDS)
 
     def again(self, after: float = RETRY_SECONDS) -> None:
-        """Try again after so many seconds, if the session has not expired by then."""
-        at = clock.monotonic() + after
-        if self.timer is not None and at < self.timer.bye_at:
-            self._arm(at, "refresh")
+        """Try again after so many seconds; a session that has expired by then ends in its time."""
+        if self.timer is not None:
+            at = clock.monotonic() + after
+            soon = at < self.timer.bye_at
+            self._arm(at if soon else self.timer.bye_at, "refresh" if soon else "expired")
 
     def stop(self) -> None:
         """No more wake-ups."""

@@ -86,3 +86,13 @@ async def test_who_does_not_take_an_update_gets_a_reinvite(server: Server) -> No
     src, again = await refused_once(server, 405, [])
     assert again.method == "INVITE"
     assert (await src.bye()).manifest.state == "ended"
+
+
+async def test_a_retry_that_would_come_too_late_lets_the_session_expire(server: Server) -> None:
+    src = await refreshed_by_us(server)
+    src.on_request = lambda request: (200 if request.method == "BYE" else 503, [("Retry-After", "3600")], b"")
+    server.advance(901)
+    await src.request("UPDATE")
+    await asyncio.sleep(TICK_SECONDS)
+    server.advance(900)
+    assert (await server.ended("telnyx-call@127.0.0.20")).manifest.state == "ended"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import socket
+from functools import lru_cache
 from ipaddress import ip_address
 
 import numpy as np
@@ -74,8 +75,9 @@ class Arena:
         name[start : start + len(packed)] = np.frombuffer(packed, np.uint8)
 
 
+@lru_cache(maxsize=1024)
 def address_words(address: str) -> tuple[int, int]:
-    """An IP literal as the two halves that `Arena.sources` gives."""
+    """An IP literal as the two halves that `Arena.sources` gives. A server hears from the same few again and again."""
     packed = ip_address(address.partition("%")[0]).packed
     if len(packed) == 4:
         return 0, int.from_bytes(packed, "big") | 0xFFFF << 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,17 +165,18 @@ class StreamTable:
         """Give `stream` a row of its own."""
         index = self._free_row()
         for name, column in self._arrays():
-            rows = slice(index * _KINDS, (index + 1) * _KINDS) if name in _BY_KIND else index
-            column[rows] = 0
+            if name not in _BY_KIND:
+                column[index] = 0
         self.streams[index] = stream
         stream.index = index
         self.writing[index] = writing
-        self.six[index] = ":" in stream.destination
+        self.six[index] = six = ":" in stream.destination
         self.report_at[index] = np.inf
-        for kind, port in enumerate((stream.pair.port, stream.pair.rtcp_port)):
-            template, total = _template(stream.destination, port)
-            self.templates[index * _KINDS + kind] = np.frombuffer(template, np.uint8)
-            self.sums[index * _KINDS + kind] = total
+        template, total = _template(stream.destination)
+        for row, port in enumerate((stream.pair.port, stream.pair.rtcp_port), index * _KINDS):
+            self.templates[row] = template
+            self.templates[row, _PORT_AT] = port >> 8, port & 0xFF
+            self.sums[row] = total + port if six else total
 
     def remove(self, stream: Stream) -> None:
         self.streams[stream.index] = None
@@ -287,6 +289,7 @@ NOWHERE = (0, 0)
 """No sender has this address (RFC 4291 section 2.5.2)."""
 
 _BY_KIND = frozenset({"templates", "sums"})
+_PORT_AT = slice(-6, -4)  # of the destination, in the UDP header that ends a template
 
 
 def origin(remote: tuple[str, int] | None) -> Origin | None:
@@ -294,13 +297,15 @@ def origin(remote: tuple[str, int] | None) -> Origin | None:
     return None if remote is None else (*address_words(remote[0]), remote[1])
 
 
-def _template(destination: str, port: int) -> tuple[bytes, int]:
-    """All that is the same in every record to `port`, ending where the datagram begins, and its checksum part.
+@lru_cache(maxsize=64)
+def _template(destination: str) -> tuple[NDArray[np.uint8], int]:
+    """All that is the same in every record to an address of ours, ending where the datagram begins, and its checksum
+    part; the port is left out of both.
 
     IPv4: the sum over the IP header with length and source zero. IPv6: that over pseudo header and UDP header.
     """
     nobody = "::" if ":" in destination else "0.0.0.0"  # noqa: S104 (no bind: an empty field)
-    record = bytearray(pcap.record(0, b"", source=(nobody, 0), destination=(destination, port)))
+    record = bytearray(pcap.record(0, b"", source=(nobody, 0), destination=(destination, 0)))
     record[8:16] = bytes(8)
     record[-4:] = bytes(4)
     if ":" in destination:
@@ -310,4 +315,4 @@ def _template(destination: str, port: int) -> tuple[bytes, int]:
     else:
         record[18:20] = record[26:28] = bytes(2)
         total = ~pcap.checksum(bytes(record[16:36])) & 0xFFFF
-    return bytes(record).rjust(HEADROOM, b"\0"), total
+    return np.frombuffer(bytes(record).rjust(HEADROOM, b"\0"), np.uint8), total

@@ -14,21 +14,20 @@ from functools import partial
 
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
-from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
+from siprec.errors import PeerError
 from siprec.media.ports import PortPair
-from siprec.recorder import describe, refusal
+from siprec.recorder import answer, describe, refusal
 from siprec.recorder.books import Books
-from siprec.recorder.contact import Contact, agree_timer
+from siprec.recorder.contact import Contact
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.items import Check, HungUp, Item, Keep, MovedInto, Released, Restored, Stop, TakeOver
-from siprec.recorder.learn import held, learn
+from siprec.recorder.learn import learn
 from siprec.recorder.leg import HeaderList, Leg
-from siprec.recorder.negotiation import Prepared
 from siprec.recorder.refresh import TimerDue
 from siprec.recorder.waiting import Flag, Inbox
 from siprec.session import bodies, recovery
 from siprec.session.admission import RecordingSource
-from siprec.session.model import CallData, Channel, Recovery
+from siprec.session.model import CallData, Recovery
 from siprec.session.transitions import Effect, Event, State
 from siprec.sip.dialog import DialogKey
 from siprec.sip.events import (
@@ -61,13 +60,13 @@ class Call:
 
     def __init__(self, facilities: Facilities, record: SessionRecord, source: RecordingSource, remote: str) -> None:
         self._use = facilities
-        self._source = source
+        self.source = source
         self._inbox: Inbox[Item] = Inbox()
-        self._acknowledged = Flag()
-        self._on_dialog: Callable[[Call, DialogKey], None] = _nobody_hears
+        self.acknowledged = Flag()
+        self.on_dialog: Callable[[Call, DialogKey], None] = _nobody_hears
         self._retiring: list[asyncio.Task[None]] = []
         self._ended_at = 0
-        self._contact = Contact(self, facilities.policy)
+        self.contact = Contact(self, facilities.policy)
         self.books = Books(self, facilities.store, alone=facilities.cluster.alone)
         self.record = record
         self.invites: list[str] = []
@@ -104,7 +103,7 @@ class Call:
     def post(self, item: Item) -> None:
         """Hand the call its next event."""
         if isinstance(item, ProvisionalAcknowledged):
-            self._acknowledged.set()
+            self.acknowledged.set()
         else:
             self._inbox.put(item)
 
@@ -113,7 +112,7 @@ class Call:
 
         `on_dialog` is told the key of each dialog the session gets, before its next event can arrive.
         """
-        self._on_dialog = on_dialog
+        self.on_dialog = on_dialog
         item: Item | None = None
         try:
             while not self._gone and self.data.state not in OVER:
@@ -137,7 +136,7 @@ class Call:
 
     def dissolve(self) -> None:
         """Let go of what refers to us, when `run` has returned: else all of it would stay until garbage is searched."""
-        del self._contact, self.books, self.leg, self._on_dialog
+        del self.contact, self.books, self.leg, self.on_dialog
 
     def recapture(self, pairs: dict[int, PortPair], *, lasting: bool) -> None:
         """In a files thread: a part of its own for a stored session, on the sockets it had.
@@ -145,7 +144,7 @@ class Call:
         `lasting`: they outlived the old process; what came meanwhile waits in them, stamped with its arrival.
         """
         started_ns = self.data.started_ns if lasting else None
-        self.leg.reopen(self._folder, pairs, started_ns=started_ns or clock.wall_ns())
+        self.leg.reopen(self.folder, pairs, started_ns=started_ns or clock.wall_ns())
 
     def resume(self) -> None:
         """Carry a stored session on; what tells of it is written when it gets `Restored`."""
@@ -157,7 +156,7 @@ class Call:
         if self.data.state is State.OFFERED:  # it was stored just before our 200 OK, which may have gone out
             self._step(Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE)
         self._step(Event.CONTACT_LOST)
-        self._contact.restored()
+        self.contact.restored()
         self.leg.note("restored", fence=self.data.fence)
 
     async def withdraw(self) -> None:
@@ -169,7 +168,7 @@ class Call:
 
     async def _restored(self, _: Restored) -> None:
         state = self.data.state
-        await self._contact.check()  # its packets may be back by now
+        await self.contact.check()  # its packets may be back by now
         if self.data.live:
             self.log.info("call restored", state=str(self.data.state), fence=self.data.fence)
             if self.data.state is state:
@@ -247,7 +246,7 @@ class Call:
     async def _invite(self, event: RequestReceived) -> None:
         if event.dialog is not None:
             await self._change(event)
-        elif await self._accept(event, self.leg):
+        elif await answer.accept(self, event, self.leg):
             await self.fire(
                 Event.ANSWERED if self.active else Event.ANSWERED_INACTIVE, on_paper=not self.data.unjournaled
             )
@@ -255,62 +254,6 @@ class Call:
             self.log.info("call recording", state=str(self.data.state), streams=len(self.data.channels), people=people)
         elif self.data.state is State.OFFERED:  # the event that says so may have come before this call was there
             await self.end(Event.REFUSED, "cancelled")
-
-    async def _accept(self, event: RequestReceived, leg: Leg) -> bool:
-        """Answer an INVITE with 200 on `leg`; False when it was cancelled meanwhile, and then nothing has changed."""
-        timer = agree_timer(event.request)
-        body = bodies.read(event.request)
-        prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
-        try:
-            leg.open(self._folder, started_ns=clock.wall_ns())
-            leg.note("invite", source=event.flow.remote[0], identity=self._source.name)
-            complete = learn(self.record, leg, event.request, body=body, log=self.log)
-            text = prepared.text if prepared else self._offer(leg)
-            await leg.provide_prack(event, self._acknowledged, offered=prepared is not None)
-        except (OSError, ArchiveError, PeerError, Overload):
-            if prepared is not None:
-                leg.negotiation.release(prepared)
-            raise
-        if not leg.identify(event, body):
-            if prepared is not None:
-                leg.negotiation.release(prepared)
-            return False
-        if not await self._answer(event, leg, prepared, text=text, extra=timer.headers):
-            return False
-        leg.run_timer(timer.timer(clock.monotonic()))
-        self._contact.begins(snapshot_wanted="Replaces" in event.request.headers and not complete)
-        return True
-
-    async def _answer(
-        self, event: RequestReceived, leg: Leg, prepared: Prepared | None, *, text: str, extra: HeaderList
-    ) -> bool:
-        """Let the session stand on `leg`, on disk and in the journal too, and answer 200. What fails changes nothing
-        but the fence, under which recording.json may have been written.
-        """
-        info, data = leg.current, self.data
-        before = (list(data.channels), data.local_sdp, data.started_ns, list(self.record.dialogs))
-        leg.part.started_ns = clock.wall_ns()
-        data.started_ns = data.started_ns or leg.part.started_ns
-        data.fence = leg.fence
-        answered = False
-        try:
-            if prepared is not None:
-                leg.negotiation.commit(prepared, leg.intake, held=self._held)
-            self.record.dialogs[:] = [each for each in self.record.dialogs if each.dialog is not info.dialog] + [info]
-            describe.assign_participants(self.record)
-            await self.books.put_down(leg)
-            answered = leg.respond(event, 200, extra=extra, body=text) is not None
-        finally:
-            if not answered:
-                data.channels[:], data.local_sdp, data.started_ns, self.record.dialogs[:] = before
-        if answered:
-            leg.answered_at = clock.monotonic()
-            self._on_dialog(self, info.dialog.key)
-        return answered
-
-    def _offer(self, leg: Leg) -> str:
-        wanted = sum(each.span.open for each in self.record.metadata.streams.values()) or 1
-        return leg.negotiation.propose(wanted)
 
     # ------------------------------------------------------------------ a session that is carried on
 
@@ -322,11 +265,11 @@ class Call:
         leg = self._new_leg(item.event.flow.remote[0], fence=self.data.fence + 1, takes_over=True)
         leg.negotiation.local_sdp = item.local_sdp
         old, accepted = self.leg, False
-        self._acknowledged.clear()
+        self.acknowledged.clear()
 
         async def accept() -> None:
             nonlocal accepted
-            accepted = await self._accept(item.event, leg)
+            accepted = await answer.accept(self, item.event, leg)
 
         await self._answered(item.event, accept)
         if not accepted:
@@ -342,7 +285,7 @@ class Call:
         retiring = asyncio.ensure_future(self._retire(old, ended_ns))
         self._retiring.append(retiring)
         retiring.add_done_callback(self._retiring.remove)
-        await self._contact.heard()
+        await self.contact.heard()
         self.log.info("call carried on", how=item.how, fence=self.data.fence, from_node=item.from_node)
 
     async def _reaffirmed(self, item: TakeOver) -> None:
@@ -351,7 +294,7 @@ class Call:
 
         async def change() -> None:
             nonlocal changed
-            changed = await self._change(item.event)
+            changed = await answer.change(self, item.event)
 
         await self._answered(item.event, change)
         if changed:
@@ -371,7 +314,7 @@ class Call:
     async def _retire(self, leg: Leg, ended_ns: int) -> None:
         """Let the old leg go: BYE to its dialog once the new one has its ACK, then its last packets."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._acknowledged.wait(), RETIRE_SECONDS)
+            await asyncio.wait_for(self.acknowledged.wait(), RETIRE_SECONDS)
         current = self.leg.info
         if leg.info is not None and (current is None or leg.info.dialog is not current.dialog):
             leg.send_bye()
@@ -383,44 +326,12 @@ class Call:
 
     # ------------------------------------------------------------------ requests in a dialog
 
-    async def _change(self, event: RequestReceived) -> bool:
-        """A re-INVITE or UPDATE: metadata, a new offer, both, or nothing but a refresh. All of it or, refused or
-        cancelled, nothing (RFC 6141); False when it was cancelled.
-        """
-        leg, inviting = self.leg, event.request.method == "INVITE"
-        timer = agree_timer(event.request)
-        body = bodies.read(event.request)
-        if not leg.opened and (inviting or body.sdp is not None):  # it was brought here by this, from another node
-            await self._taken_over(TakeOver(event, "reinvite", self._source, self.came_from))
-            return True
-        if leg.negotiation.proposing and (inviting or body.sdp is not None):
-            raise OfferPending("an offer of ours waits for its answer")
-        prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
-        text = prepared.text if prepared else self._offer(leg) if inviting else ""
-        if prepared and prepared.pairs:
-            await self.books.announce(prepared)
-        if leg.respond(event, 200, extra=timer.headers, body=text) is None:
-            if prepared is None:
-                leg.negotiation.withdraw()
-            else:
-                leg.negotiation.release(prepared)
-                self.books.keep_soon()
-            return False
-        with contextlib.suppress(PeerError):  # of headers that nobody understands; what they offer was taken
-            learn(self.record, leg, event.request, body=body, log=self.log)
-        if prepared is not None:
-            leg.negotiation.commit(prepared, leg.intake, held=self._held)
-            describe.assign_participants(self.record)
-        elif leg.opened:
-            leg.negotiation.follow_holds(self._held, leg.intake)
-        leg.run_timer(timer.timer(clock.monotonic()))
-        leg.note(event.request.method.lower(), channels=describe.modes(self.data.channels))
-        await self._contact.heard()
-        await self._follow_activity()
-        return True
-
-    def _held(self, channel: Channel) -> bool:
-        return held(self.record, channel)
+    async def _change(self, event: RequestReceived) -> None:
+        brings_media = event.request.method == "INVITE" or bodies.read(event.request).sdp is not None
+        if not self.leg.opened and brings_media:  # it was brought here by this, from another node
+            await self._taken_over(TakeOver(event, "reinvite", self.source, self.came_from))
+        else:
+            await answer.change(self, event)
 
     async def _bye(self, event: RequestReceived) -> None:
         self.leg.respond(event, 200)
@@ -435,7 +346,7 @@ class Call:
     async def _alive(self, event: RequestReceived) -> None:
         """OPTIONS, INFO: what they ask for is that we are there."""
         self.leg.respond(event, 200, extra=(("Accept", ", ".join(bodies.ACCEPT)),))
-        await self._contact.heard()
+        await self.contact.heard()
 
     _HANDLERS: dict[str, Callable[[Call, RequestReceived], Awaitable[object]]] = {
         "INVITE": _invite,
@@ -446,29 +357,14 @@ class Call:
     }
 
     async def _ack(self, event: AckReceived) -> None:
-        """The ACK of a 2xx; it carries the answer when the INVITE came without an offer (RFC 3261 13.2.1)."""
-        leg = self.leg
-        self._acknowledged.set()
-        self._contact.acknowledged()
-        if not leg.negotiation.proposing or not self.data.live:
-            leg.note("ack")
+        """The ACK of a 2xx."""
+        self.acknowledged.set()
+        self.contact.acknowledged()
+        if self.leg.negotiation.proposing and self.data.live:
+            await answer.conclude(self, event)
+        else:
+            self.leg.note("ack")
             self.books.keep_soon()  # else a successor would go on repeating our 200
-            return
-        try:
-            body = bodies.read(event.request)
-            if body.sdp is None:
-                raise SdpError("the ACK brings no answer to our offer")
-            prepared = leg.negotiation.conclude(body.sdp)
-        except PeerError as error:
-            self.log.warning("answer refused", reason=error.reason)
-            leg.negotiation.withdraw()
-            if not self.data.channels:
-                await self.end(Event.STOPPED, error.reason)
-            return
-        leg.negotiation.commit(prepared, leg.intake, held=self._held)
-        describe.assign_participants(self.record)
-        leg.note("ack", channels=describe.modes(self.data.channels))
-        await self._follow_activity()
 
     async def _ack_missing(self, event: AckMissing) -> None:
         if self.leg.info is not None and event.dialog.key == self.leg.info.dialog.key:
@@ -479,7 +375,7 @@ class Call:
         await self.end(Event.HANGUP, f"BYE to {item.at_node}")
 
     async def _check(self, _: Check) -> None:
-        await self._contact.check()
+        await self.contact.check()
         await self.books.catch_up()
 
     # ------------------------------------------------------------------ the session's table
@@ -503,7 +399,7 @@ class Call:
     def active(self) -> bool:
         return any(each.mode == "active" for each in self.data.channels)
 
-    async def _follow_activity(self) -> None:
+    async def follow_activity(self) -> None:
         """Pause when the last stream fell silent by agreement, go on when one speaks again."""
         before = self.data.state
         await self.fire(Event.ACTIVE if self.active else Event.INACTIVE)
@@ -529,7 +425,7 @@ class Call:
         self.leg.send_bye()
 
     async def _close_capture(self) -> None:
-        self._acknowledged.set()
+        self.acknowledged.set()
         await self.books.catch_up()
         await asyncio.gather(*self._retiring)
         if self.data.started_ns is None:
@@ -567,9 +463,9 @@ class Call:
         AckReceived: _ack,
         AckMissing: _ack_missing,
         Cancelled: _cancelled,
-        ResponseReceived: lambda call, item: call._contact.answered(item),
-        RequestFailed: lambda call, item: call._contact.unanswered(item),
-        TimerDue: lambda call, item: call._contact.timer(item),
+        ResponseReceived: lambda call, item: call.contact.answered(item),
+        RequestFailed: lambda call, item: call.contact.unanswered(item),
+        TimerDue: lambda call, item: call.contact.timer(item),
         Check: _check,
         Keep: lambda call, _: call.books.keep(),
         TakeOver: _taken_over,
@@ -584,7 +480,7 @@ class Call:
         return Leg(
             self._use,
             self.data,
-            source=self._source,
+            source=self.source,
             remote=remote,
             fence=fence,
             wake=self.post,
@@ -592,7 +488,7 @@ class Call:
         )
 
     @property
-    def _folder(self) -> RecordingFolder:
+    def folder(self) -> RecordingFolder:
         return RecordingFolder(self._use.policy.folder(self.data.session_id))
 
 

@@ -35,7 +35,7 @@ async def accept(call: Call, event: RequestReceived, leg: Leg) -> bool:
         leg.note("invite", source=event.flow.remote[0], identity=call.source.name)
         complete = learn(call.record, leg, event.request, body=body, log=call.log)
         text = prepared.text if prepared else _offer(call, leg)
-        await leg.provide_prack(event, call.acknowledged, offered=prepared is not None)
+        await leg.provide_prack(event, call.prack_over, offered=prepared is not None)
     except (OSError, ArchiveError, PeerError, Overload):
         if prepared is not None:
             leg.negotiation.release(prepared)

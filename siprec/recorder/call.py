@@ -29,7 +29,7 @@ from siprec.session import bodies, recovery
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData, Recovery
 from siprec.session.transitions import Effect, Event, State
-from siprec.sip.dialog import DialogKey
+from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import (
     AckMissing,
     AckReceived,
@@ -62,7 +62,8 @@ class Call:
         self._use = facilities
         self.source = source
         self._inbox: Inbox[Item] = Inbox()
-        self.acknowledged = Flag()
+        self.prack_over = Flag()
+        self._acknowledged = Flag()
         self.on_dialog: Callable[[Call, DialogKey], None] = _nobody_hears
         self._retiring: list[asyncio.Task[None]] = []
         self._ended_at = 0
@@ -102,9 +103,9 @@ class Call:
 
     def post(self, item: Item) -> None:
         """Hand the call its next event."""
-        if isinstance(item, ProvisionalAcknowledged):
-            self.acknowledged.set()
-        else:
+        if isinstance(item, ProvisionalAcknowledged | Cancelled):
+            self.prack_over.set()
+        if not isinstance(item, ProvisionalAcknowledged):
             self._inbox.put(item)
 
     async def run(self, on_dialog: Callable[[Call, DialogKey], None]) -> None:
@@ -219,10 +220,14 @@ class Call:
         handler = self._HANDLERS.get(event.request.method)
         if handler is None:
             self.leg.respond(event, 501)
-        elif not self.data.live and event.dialog is not None and event.request.method != "BYE":
+        elif self._is_over(event.dialog) and event.request.method != "BYE":
             self.leg.respond(event, 481)
         else:
             await self._answered(event, partial(handler, self, event))
+
+    def _is_over(self, dialog: Dialog | None) -> bool:
+        """Whether a request's dialog has ended since it came, alone (an early one whose INVITE failed) or with all."""
+        return dialog is not None and (not self.data.live or dialog.state == "terminated")
 
     async def _answered(self, event: RequestReceived, handle: Callable[[], Awaitable[object]]) -> None:
         """Run `handle`; what it raises becomes the final answer. A refused change leaves the session as it was."""
@@ -265,7 +270,7 @@ class Call:
         leg = self._new_leg(item.event.flow.remote[0], fence=self.data.fence + 1, takes_over=True)
         leg.negotiation.local_sdp = item.local_sdp
         old, accepted = self.leg, False
-        self.acknowledged.clear()
+        self._acknowledged.clear()
 
         async def accept() -> None:
             nonlocal accepted
@@ -314,7 +319,7 @@ class Call:
     async def _retire(self, leg: Leg, ended_ns: int) -> None:
         """Let the old leg go: BYE to its dialog once the new one has its ACK, then its last packets."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.acknowledged.wait(), RETIRE_SECONDS)
+            await asyncio.wait_for(self._acknowledged.wait(), RETIRE_SECONDS)
         current = self.leg.info
         if leg.info is not None and (current is None or leg.info.dialog is not current.dialog):
             leg.send_bye()
@@ -358,7 +363,7 @@ class Call:
 
     async def _ack(self, event: AckReceived) -> None:
         """The ACK of a 2xx."""
-        self.acknowledged.set()
+        self._acknowledged.set()
         self.contact.acknowledged()
         if self.leg.negotiation.proposing and self.data.live:
             await answer.conclude(self, event)
@@ -425,7 +430,7 @@ class Call:
         self.leg.send_bye()
 
     async def _close_capture(self) -> None:
-        self.acknowledged.set()
+        self._acknowledged.set()
         await self.books.catch_up()
         await asyncio.gather(*self._retiring)
         if self.data.started_ns is None:

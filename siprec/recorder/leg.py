@@ -344,15 +344,17 @@ class Leg:
                     setting="SIP_TLS_CERT",
                 )
 
-    async def provide_prack(self, event: RequestReceived, acknowledged: Flag, *, offered: bool) -> None:
-        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it.
+    async def provide_prack(self, event: RequestReceived, over: Flag, *, offered: bool) -> None:
+        """A peer that requires reliable provisional responses gets one (RFC 3262), and time to acknowledge it: until
+        `over` is set, by its PRACK or by what ends the INVITE.
 
         To an INVITE without an offer it would have to carry ours (section 5), which is for the 200: it gets none.
         """
         if offered and "100rel" in {each.lower() for each in event.request.headers.values("Require")}:
-            self.respond(event, 183, reliable=True)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(acknowledged.wait(), PRACK_SECONDS)
+            over.clear()
+            if self.respond(event, 183, reliable=True) is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), PRACK_SECONDS)
 
     def identify(self, event: RequestReceived, body: bodies.Bodies) -> bool:
         """Note the dialog that a 2xx to `event` will confirm, and its SRC's ways; False when the INVITE is over."""

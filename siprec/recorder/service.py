@@ -148,6 +148,8 @@ class Recorder:
 
     def _in_dialog(self, event: RequestReceived, dialog: Dialog, now: float) -> None:
         call = self._by_dialog.get(dialog.key)
+        answering = None if call else self._by_invite.get(self._use.endpoint.invite_in(dialog) or "")
+        call = call or answering
         source = self.gate.identify(event.flow)
         if call is None:
             self._answer(event, 481, now)
@@ -156,6 +158,8 @@ class Recorder:
             self._answer(event, 403, now)
         elif "Replaces" in event.request.headers:
             self._spawn(self._recover(event, source, call))
+        elif answering and event.request.method == "BYE":  # at once: what the call is busy with is over by it
+            self._answer(event, 200, now)
         else:
             call.post(event)
 

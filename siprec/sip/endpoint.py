@@ -246,6 +246,12 @@ class Endpoint:
         """All dialogs, early ones too."""
         return self._core.dialogs
 
+    def invite_in(self, dialog: Dialog) -> str | None:
+        """The transaction of the peer's INVITE that waits for its final response in `dialog`, None without one."""
+        record = self._core.dialogs.record(dialog.key)
+        invite = record.incoming.get("INVITE") if record else None
+        return invite.id if invite else None
+
     def restore(self, dialog: Dialog) -> None:
         """Put a stored dialog back into the table. Its flow's connection, another process's, is not kept."""
         dialog.flow = Flow(dialog.flow.transport, dialog.flow.local, dialog.flow.remote)

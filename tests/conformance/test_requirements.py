@@ -11,7 +11,7 @@ TESTS = Path(__file__).parents[1]
 TEXT = (Path(__file__).parent / "README.md").read_text()
 ROWS = {int(number): row for row in TEXT.splitlines() for number in re.findall(r"^\| (\d+) \|", row)}
 NAMED = sorted(set(re.findall(r"`([a-z0-9_/]+\.py)::(test_\w+)`", TEXT)))
-REQUIREMENTS = 55
+REQUIREMENTS = 56
 
 
 @cache

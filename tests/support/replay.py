@@ -169,6 +169,7 @@ class Server:
         self._ended: dict[str, asyncio.Event] = {}
         self._sources = 0
         self.store: SessionStore
+        self.pairs: list[PortPair] = []
         for transport in ("udp", "tcp"):
             wire = Wire(transport)
             self._wires[wire.transport] = wire
@@ -208,6 +209,11 @@ class Server:
         """
         self._now.offset += seconds
         self.pump.flush()
+
+    @property
+    def open_ports(self) -> list[int]:
+        """RTP ports that are received on now."""
+        return [each.port for each in self.pairs if each.rtp.fileno() >= 0]
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -349,6 +355,15 @@ class Src:
 
         return await self._until(found)
 
+    async def provisional(self, status: int) -> Response:
+        """The first such provisional response."""
+
+        def found() -> Response | None:
+            ours = (each for each in self.received if isinstance(each, Response))
+            return next((each for each in ours if each.status == status), None)
+
+        return await self._until(found)
+
     async def request(self, method: str) -> Request:
         """The first request of that method which the recorder sends us."""
 
@@ -370,18 +385,19 @@ class Src:
     ) -> bytes:
         """A request in our dialog, outside of any file."""
         assert self.invite is not None
-        self.cseq = self.cseq + (method not in ("ACK", "CANCEL")) if cseq is None else cseq
+        number = self.cseq + (method not in ("ACK", "CANCEL")) if cseq is None else cseq
+        self.cseq = max(self.cseq, number)
         lines = Headers()
         via = self.invite.headers.get("Via") or ""
         lines.add(
-            "Via", via.replace(self.invite.via.branch or "", branch or f"z9hG4bK-{self.to_tag}-{method}-{self.cseq}")
+            "Via", via.replace(self.invite.via.branch or "", branch or f"z9hG4bK-{self.to_tag}-{method}-{number}")
         )
         lines.add("Max-Forwards", "70")
         lines.add("From", self.invite.headers.get("From") or "")
         to = self.invite.headers.get("To") or ""
         lines.add("To", f"{to};tag={self.to_tag}" if self.to_tag and "tag=" not in to else to)
         lines.add("Call-ID", self.invite.call_id)
-        lines.add("CSeq", f"{self.cseq} {method}")
+        lines.add("CSeq", f"{number} {method}")
         if body:
             lines.add("Content-Type", content_type)
         for name, value in (headers or {}).items():
@@ -617,6 +633,7 @@ async def recording_server(root: Path, *, dies: bool = False, **environ: str) ->
             assert taps.store is not None
             server = Server(root, taps.pump, taps.capture, taps.now, lines)
             server.store = taps.store
+            server.pairs = taps.pairs
             running.recorder.observe_end(server.told)
             yield server
             if dies:  # what the test has seen happen is in the journal by then

@@ -21,7 +21,7 @@ def of(error: Exception, method: str, log: Logger) -> tuple[int, HeaderList]:
         return error.status, error.headers
     if isinstance(error, PeerError):
         log.warning("request refused", method=method, status=error.status, reason=error.reason)
-        return error.status, (("Accept", ", ".join(bodies.ACCEPT)),) if error.status == 415 else ()
+        return error.status, _explained(error)
     if isinstance(error, Overload):
         log.warning("overload", reason=error.reason)
         return 503, (("Retry-After", str(error.retry_after)),)
@@ -32,3 +32,10 @@ def of(error: Exception, method: str, log: Logger) -> tuple[int, HeaderList]:
     else:
         log.error("recording folder cannot be written", error=str(error), setting="RECORDING_DIR")
     return 503, (("Retry-After", DISK_RETRY_SECONDS),)
+
+
+def _explained(error: PeerError) -> HeaderList:
+    """What would be taken (RFC 3261 section 21.4.13), or why the media was not (21.4.26)."""
+    if error.status == 415:
+        return (("Accept", ", ".join(bodies.ACCEPT)),)
+    return (("Warning", f'399 siprec "{error.reason}"'),) if error.status == 488 else ()

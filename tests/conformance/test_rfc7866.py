@@ -92,6 +92,7 @@ async def test_a_refused_reinvite_changes_nothing(src: Src) -> None:
     before = src.answer
     response = await reinvite(src, offer_of(src, ("RTP/AVP", "UDP/DTLS/SCTP")))
     assert response.status == 488
+    assert response.headers.get("Warning") == '399 siprec "transport not supported"'
     await src.speak("1")
     await src.speak("2")
     assert src.answer is before

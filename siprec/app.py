@@ -340,6 +340,7 @@ def policy(settings: Settings, node: str) -> Policy:
     return Policy(
         root=settings.recording_dir,
         node=node,
+        strict=settings.SIPREC_MODE == "strict",
         external=settings.EXTERNAL_IP,
         rtp_source=SourcePolicy(settings.RTP_SOURCE),
         segment_seconds=settings.SEGMENT_SECONDS,
@@ -368,7 +369,6 @@ def limits_of(settings: Settings, ports: Ports, descriptors: int) -> Limits:
         max_sessions=wanted,
         rate=settings.SIP_RATE,
         disk_reserve=settings.DISK_RESERVE,
-        strict=settings.SIPREC_MODE == "strict",
         plain_calls=settings.RECORD_PLAIN_CALLS,
         accept_unknown_replaces=settings.REPLACES_UNKNOWN == "accept",
     )

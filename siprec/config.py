@@ -159,7 +159,7 @@ class Settings(BaseModel):
     )
     SIP_ALLOW: Sources = _setting(PRIVATE_NETWORKS, "SRCs that are heard: `cidr,...` or `name=cidr|cidr,...`")
     SIP_RATE: Rate = _setting("2000/s", "new dialogs per source and second, burst twice that")
-    SIPREC_MODE: Literal["lenient", "strict"] = _setting("lenient", "what counts as a recording session")
+    SIPREC_MODE: Literal["lenient", "strict"] = _setting("lenient", "how closely an SRC must keep to the RFCs")
     RECORD_PLAIN_CALLS: bool = _setting(False, "record INVITEs that are no recording session")
     EXTERNAL_IP: OnePerFamily = _setting("", "address put in SDP and Contact, one per family")
     RTP_BIND_IP: Addresses = _setting("", "addresses of the RTP sockets; SIP_HOST when unset")

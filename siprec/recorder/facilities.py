@@ -30,6 +30,7 @@ class Policy:
 
     root: Path
     node: str
+    strict: bool = False
     external: tuple[IpAddress, ...] = ()
     rtp_source: SourcePolicy = SourcePolicy.ADDRESS
     segment_seconds: float = 0

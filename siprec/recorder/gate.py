@@ -60,7 +60,6 @@ class Limits:
     max_sessions: int
     rate: float
     disk_reserve: int
-    strict: bool
     plain_calls: bool
     accept_unknown_replaces: bool = True
 

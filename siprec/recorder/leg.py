@@ -89,6 +89,7 @@ class Leg:
             source=remote,
             entropy=facilities.entropy,
             keyring=facilities.keyring,
+            strict=facilities.policy.strict,
             fresh=takes_over,
         )
 

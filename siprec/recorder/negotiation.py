@@ -47,7 +47,8 @@ class Prepared:
 class Negotiation:
     """`external`: EXTERNAL_IP; `source`: the address that the SRC's signalling comes from.
 
-    `fresh`: this leg takes a session over from another, whose streams all end with it.
+    `strict`: an offer that leaves out m-lines is refused (RFC 3264 section 8). `fresh`: this leg takes a session over
+    from another, whose streams all end with it.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Negotiation:
         "_proposed",
         "_routes",
         "_source",
+        "_strict",
         "_waiting",
         "local_sdp",
     )
@@ -73,6 +75,7 @@ class Negotiation:
         source: str,
         entropy: Callable[[int], bytes],
         keyring: Keyring,
+        strict: bool = False,
         fresh: bool = False,
     ) -> None:
         self._data = data
@@ -81,6 +84,7 @@ class Negotiation:
         self._source = source
         self._entropy = entropy
         self._keyring = keyring
+        self._strict = strict
         self._fresh = fresh
         self.local_sdp = ""
         """With `fresh`, our last SDP in the dialog that carries the session on: a new dialog has none."""
@@ -94,6 +98,9 @@ class Negotiation:
         """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted."""
         self._routes.clear()
         offer = sdp.parse(body)
+        last = self._last() if self._strict else None
+        if last is not None and len(offer.media) < len(last.media):
+            raise SdpError("the offer has fewer media sections than the one before")
         lines = self._sealed(
             negotiate.plan(
                 offer,
@@ -283,5 +290,9 @@ class Negotiation:
 
     def _revised(self, description: sdp.SessionDescription) -> str:
         """`description` under the o= id of our last one of this dialog; its version rises only if it differs."""
+        return str(negotiate.revise(self._last(), description))
+
+    def _last(self) -> sdp.SessionDescription | None:
+        """Our last one of this dialog, which has the m-lines of the peer's; keys are sealed in it."""
         last = self.local_sdp if self._fresh else self._data.local_sdp
-        return str(negotiate.revise(sdp.parse(last) if last else None, description))
+        return sdp.parse(last) if last else None

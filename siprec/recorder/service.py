@@ -187,7 +187,7 @@ class Recorder:
         """Whether an INVITE may begin a recording; else it has its answer."""
         try:
             body = bodies.read(event.request)
-            found = recognise(event.request, body.parts, strict=self._limits.strict)
+            found = recognise(event.request, body.parts, strict=self._use.policy.strict)
         except PeerError as error:
             headers = [("Accept", ", ".join(bodies.ACCEPT))] if error.status == 415 else []
             self.log.warning("INVITE refused", source=event.flow.remote[0], status=error.status, reason=error.reason)

@@ -30,10 +30,16 @@ class Change:
 
 def changes(
     channels: Sequence[Channel],
-    streams: Iterable[NegotiatedStream],
+    streams: Sequence[NegotiatedStream],
 ) -> list[Change]:
-    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe."""
-    found: list[Change] = []
+    """The changes that take `channels` to what `streams`, the m-lines of one offer in order, describe.
+
+    An m-line that the offer leaves out, which RFC 3264 section 8 forbids, is closed as by port 0. That comes first: its
+    stream may be in another slot now.
+    """
+    left_out = {each.index for each in channels if each.open and each.mline >= len(streams)}
+    channels = [replace(each, mode="closed") if each.index in left_out else each for each in channels]
+    found = [Change("closed", each) for each in channels if each.index in left_out]
     count = len(channels)
     for stream in streams:
         current = next((each for each in channels if each.mline == stream.index and each.open), None)

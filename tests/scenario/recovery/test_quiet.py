@@ -151,6 +151,18 @@ async def test_one_quiet_stream_is_an_alarm_once(server: Server) -> None:
     assert (event["channel"], event["label"]) == (1, "2")
 
 
+async def test_a_stream_that_an_offer_leaves_out_is_not_missed(server: Server) -> None:
+    src = await recorded_call(server)
+    body = "m=".join(str(src.offer).split("m=")[:2]).encode()
+    assert (await src.exchange(src.build("INVITE", body=body))).status == 200
+    await src.ack()
+    for _ in range(10):
+        await passes(server, RTP_TIMEOUT / 4)
+        await src.speak("1")
+    assert not [each for each in server.log if each.get("alarm") == "one-way"]
+    await src.bye()
+
+
 async def test_a_long_call_is_never_ended_for_its_age(server: Server) -> None:
     src = await recorded_call(server)
     for _ in range(5):

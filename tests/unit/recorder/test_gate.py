@@ -26,7 +26,7 @@ from siprec.sip.message import Headers, Request
 
 FLOW = Flow("udp", ("127.0.0.1", 5060), ("127.0.0.2", 5060))
 SOURCES = (RecordingSource("loopback", (ipaddress.ip_network("127.0.0.0/8"),)),)
-LIMITS = Limits(SOURCES, max_sessions=5000, rate=2000, disk_reserve=0, strict=False, plain_calls=False)
+LIMITS = Limits(SOURCES, max_sessions=5000, rate=2000, disk_reserve=0, plain_calls=False)
 
 
 def late_beats(lateness: Lateness, begin: float, seconds: float) -> Iterator[float]:

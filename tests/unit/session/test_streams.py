@@ -64,6 +64,23 @@ def test_port_zero_closes_and_the_label_comes_back_to_its_channel() -> None:
     assert kinds(changes(channels, plan(line(4000, "1"), line(4006, "2")))) == [("opened", 1)]
 
 
+def test_a_line_that_is_left_out_is_closed_and_comes_back_to_its_channel() -> None:
+    channels = follow([], changes((), plan(line(4000, "1"), line(4002, "2"))))
+    closed = changes(channels, plan(line(4000, "1")))
+    assert kinds(closed) == [("closed", 1)]
+    channels = follow(channels, closed)
+    assert changes(channels, plan(line(4000, "1"))) == []
+    assert kinds(changes(channels, plan(line(4000, "1"), line(4006, "2")))) == [("opened", 1)]
+
+
+def test_a_stream_that_moves_up_for_one_left_out_keeps_its_channel() -> None:
+    channels = follow([], changes((), plan(line(4000, "1"), line(4002, "2"))))
+    found = changes(channels, plan(line(4002, "2")))
+    assert kinds(found) == [("closed", 1), ("closed", 0), ("opened", 1)]
+    after = follow(channels, found)
+    assert [(each.open, each.mline) for each in after] == [(False, 0), (True, 0)]
+
+
 def test_a_slot_reused_for_another_label_is_another_channel() -> None:
     channels = follow([], changes((), plan(line(4000, "1"), line(4002, "2"))))
     found = changes(channels, plan(line(4000, "1"), line(4008, "3")))

@@ -20,8 +20,12 @@ MAX_NUMBER = 2**63 - 1
 
 _T = TypeVar("_T")
 
-Mode = Literal["active", "hold", "paused", "closed"]
-"""What a stream should be doing: sending; held by the call; paused by the SRC; removed from the session."""
+Mode = Literal["active", "hold", "metadata-hold", "paused", "closed"]
+"""What a stream should be doing: sending; held by SDP; held as the metadata alone tells, while SDP lets it send, so
+that what comes is to be heard; paused by the SRC; removed from the session."""
+
+HEARD: frozenset[Mode] = frozenset({"active", "metadata-hold"})
+"""Modes in which RTP that comes is rendered."""
 
 
 @dataclass(frozen=True, slots=True)

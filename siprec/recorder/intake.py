@@ -14,7 +14,7 @@ from siprec.archive.manifest import RefusedEntry
 from siprec.errors import ListenError, SdpError
 from siprec.fdstore import FdStore
 from siprec.media.capture import CaptureResult, RtcpTerms, SessionCapture, SrtpTerms, StreamCapture
-from siprec.media.part import Part, PartStream, PayloadFormat, Phase
+from siprec.media.part import Mode, Part, PartStream, PayloadFormat, Phase
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import SourcePolicy
 from siprec.sdp.crypto import SUITES, master
@@ -272,8 +272,9 @@ def _enter_phase(plan: PartStream, channel: Channel, at_ns: int) -> None:
         PayloadFormat(each.payload_type, each.encoding, each.clock_rate, each.channels, each.fmtp)
         for each in channel.formats
     )
-    if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (channel.mode, formats):
-        plan.phases.append(Phase(at_ns, channel.mode, formats))
+    mode: Mode = "metadata-hold" if channel.held_by_metadata else channel.mode
+    if not plan.phases or (plan.phases[-1].mode, plan.phases[-1].formats) != (mode, formats):
+        plan.phases.append(Phase(at_ns, mode, formats))
 
 
 def _names(address: str, port: int) -> tuple[str, str]:

@@ -61,6 +61,11 @@ class Channel:
         """Whether the stream is part of the session now (a closed one keeps its channel in the file)."""
         return self.mode != "closed"
 
+    @property
+    def held_by_metadata(self) -> bool:
+        """Whether the metadata alone says that the call holds it (RFC 8068 section 3.2.2): SDP lets it send."""
+        return self.mode == "hold" and self.sdp_mode == "active"
+
 
 @dataclass(slots=True)
 class DialogInfo:

@@ -116,7 +116,7 @@ async def test_3_2_2_hold_is_a_gap_of_its_own(story: Story) -> None:
     await story.tell(1)
     await story.talk("96", "98")
     await story.tell(2)
-    await asyncio.sleep(0.05)  # how long the hold lasts
+    await asyncio.sleep(0.2)  # how long the hold lasts: longer than what was said before it, which came at once
     await story.tell(3)
     await story.tell(7)
     assert (await story.ended()).causes == {(0, "hold")}

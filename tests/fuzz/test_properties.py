@@ -34,7 +34,10 @@ _ns = st.integers(0, parts.MAX_NUMBER)
 _small = st.integers(0, 65_535)
 _format = st.builds(parts.PayloadFormat, st.integers(0, 127), st.text(), _small, st.integers(1, 8), st.text())
 _phase = st.builds(
-    parts.Phase, _ns, st.sampled_from(["active", "hold", "paused", "closed"]), st.lists(_format, max_size=3).map(tuple)
+    parts.Phase,
+    _ns,
+    st.sampled_from(["active", "hold", "metadata-hold", "paused", "closed"]),
+    st.lists(_format, max_size=3).map(tuple),
 )
 _stream = st.builds(
     parts.PartStream, _small, st.none() | st.text(), _small, _small, st.lists(_phase, max_size=3)

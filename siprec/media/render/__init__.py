@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from siprec.media.render.gaps import Span, gaps, interruptions, outages, silent_phases
+from siprec.media.render.gaps import Span, gaps, held_by_metadata, interruptions, outages, silent_phases
 from siprec.media.render.mix import Meter, Mixer
 from siprec.media.render.order import Order, Ordered, ordered
 from siprec.media.render.plane import Samples
@@ -90,6 +90,7 @@ class Rendering:
             frames=self.frames,
             origin_ns=self.start_ns,
             native=self.native if native else None,
+            watched=held_by_metadata(self._spans) & set(range(self.channels)),
         )
         yield from mixer.blocks(self._steps())
         self._meter = mixer.meter
@@ -101,7 +102,8 @@ class Rendering:
             for _ in self.blocks():
                 pass
         assert self._meter is not None
-        known = [*silent_phases(self._spans, self.start_ns), *interruptions(self._spans, self.start_ns, self.end_ns)]
+        holds = silent_phases(self._spans, self.start_ns, self._meter.laid())
+        known = [*holds, *interruptions(self._spans, self.start_ns, self.end_ns)]
         listed, omitted = gaps(
             self._scan.losses(),
             known,

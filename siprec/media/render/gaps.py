@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from siprec.media.part import Part
@@ -36,15 +36,28 @@ class Span:
     end_ns: int
 
 
-def silent_phases(spans: Sequence[Span], origin_ns: int) -> list[Missing]:
-    """Holds and pauses of all streams."""
+def held_by_metadata(spans: Sequence[Span]) -> set[int]:
+    """Channels that a hold silences only where nothing came."""
+    streams = (stream for span in spans for stream in span.part.streams)
+    return {stream.channel for stream in streams if any(each.mode == "metadata-hold" for each in stream.phases)}
+
+
+def silent_phases(
+    spans: Sequence[Span], origin_ns: int, laid: Mapping[int, Sequence[tuple[int, int]]]
+) -> list[Missing]:
+    """Holds and pauses of all streams. A hold that the metadata alone tells is silent only where no audio was `laid`
+    down in its channel (start and end in ns after `origin_ns`, by time).
+    """
     found = []
     for span in spans:
         for stream in span.part.streams:
             since = [span.undo.at(each.since_ns) for each in stream.phases]
             for phase, start, end in zip(stream.phases, since, [*since[1:], span.end_ns], strict=True):
-                if phase.mode in ("hold", "paused") and end > start:
-                    found.append(Missing(stream.channel, start - origin_ns, end - origin_ns, phase.mode))
+                cause = "hold" if phase.mode == "metadata-hold" else phase.mode
+                if cause in ("hold", "paused") and end > start:
+                    silence = Missing(stream.channel, start - origin_ns, end - origin_ns, cause)
+                    heard = laid.get(stream.channel, ()) if phase.mode == "metadata-hold" else ()
+                    found += _outside([silence], [Missing(stream.channel, *each, "") for each in heard])
     return found
 
 

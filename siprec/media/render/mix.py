@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,31 @@ PEAKS_PER_CHUNK = 5 * CHUNK_SECONDS
 Place = tuple[int, int]  # channel and SSRC
 
 
-class Meter:
-    """The largest sample of each 200 ms of each channel."""
+SLOTS_PER_SECOND = 50
+"""Where audio was laid down is kept by slots of 20 ms, the usual packet: 4 MB for a day, however it came."""
 
-    def __init__(self, channels: int) -> None:
+
+class Meter:
+    """The largest sample of each 200 ms of each channel; of the `watched` ones, also where any audio was laid down."""
+
+    def __init__(self, channels: int, *, watched: Collection[int], seconds: float) -> None:
         self.peaks: list[list[NDArray[np.int32]]] = [[] for _ in range(channels)]
+        self._laid = {channel: np.zeros(ceil(seconds * SLOTS_PER_SECOND), np.bool_) for channel in watched}
+
+    def note(self, channel: int, position: int, count: int, *, rate: int) -> None:
+        """Where `count` samples of a packet or more were laid down."""
+        if channel in self._laid:
+            first, last = position * SLOTS_PER_SECOND // rate, -(-(position + count) * SLOTS_PER_SECOND // rate)
+            self._laid[channel][max(first, 0) : max(last, 0)] = True
+
+    def laid(self) -> dict[int, list[tuple[int, int]]]:
+        """Start and end of all audio of each watched channel by time, in nanoseconds and to the slot."""
+        slot_ns = 10**9 // SLOTS_PER_SECOND
+        found = {}
+        for channel, slots in self._laid.items():
+            edges = np.flatnonzero(np.diff(slots, prepend=False, append=False)) * slot_ns
+            found[channel] = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+        return found
 
     def add(self, channel: int, samples: Samples | None, frames: int, rate: int) -> None:
         """The next `frames` samples; None for silence."""
@@ -49,10 +70,13 @@ class Meter:
 
 
 class Mixer:
-    """All channels of a recording, `seconds` long; `native` is the law whose octets are kept, if any."""
+    """All channels of a recording, `frames` long; `native` is the law whose octets are kept, if any. `watched`: those
+    of which the meter is to tell where audio was laid down.
+    """
 
     def __init__(self, codecs: list[Codec], anchors: dict[Place, list[Anchor]], *, channels: int, rate: int,
-                 frames: int, origin_ns: int, native: str | None = None) -> None:  # fmt: skip
+                 frames: int, origin_ns: int, native: str | None = None, watched: Collection[int] = ()
+                 ) -> None:  # fmt: skip
         self._codecs, self._anchors = codecs, anchors
         self._channels, self._rate, self._frames = channels, rate, frames
         self._origin_ns = origin_ns
@@ -62,7 +86,7 @@ class Mixer:
         self._shift: dict[tuple[Place, int], float] = defaultdict(float)
         self._ended: dict[Place, int] = {}  # sequence number of the last packet placed
         self._next = 0
-        self.meter = Meter(channels)
+        self.meter = Meter(channels, watched=watched, seconds=frames / rate)
 
     def blocks(self, steps: Iterable[Ordered]) -> Iterator[Samples]:
         """(n, channels) arrays, together `frames` long: int16, or uint8 when native."""
@@ -102,6 +126,7 @@ class Mixer:
         edges = [*begins[starts].tolist(), len(samples)]
         for at, start, end in zip(positions[starts].tolist(), edges, edges[1:], strict=False):
             plane.place(at, samples[start:end])
+            self.meter.note(place[0], at, end - start, rate=codec.rate)
 
     def _positions(self, place: Place, records: Records, rate: int, *, samples: Samples,
                    begins: NDArray[np.int64]) -> NDArray[np.int64]:  # fmt: skip

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from siprec.errors import RenderError
 from siprec.media import part as parts_file
-from siprec.media.part import Part, PartStream, PayloadFormat
+from siprec.media.part import HEARD, Part, PartStream, PayloadFormat
 from siprec.media.pcap import Batch, PcapReader
 from siprec.media.render.clock import StepUndo
 from siprec.rtp import packets as rtp
@@ -246,7 +246,7 @@ class _StreamReader:
         self._port, self._rtcp_port = stream.port, stream.rtcp_port
         since = np.array([each.since_ns for each in stream.phases], np.int64)
         self._since = undo.undo(since, ("phases", stream.port, stream.channel))
-        self._open = np.array([each.mode == "active" for each in stream.phases], np.bool_)
+        self._open = np.array([each.mode in HEARD for each in stream.phases], np.bool_)
         self._formats = [each.formats for each in stream.phases]
         self._closed = int(self._since[-1]) if stream.phases and stream.phases[-1].mode == "closed" else FOREVER
         self._codec_of: dict[tuple[int, int], int] = {}

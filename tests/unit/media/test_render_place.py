@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siprec.media.part import PayloadFormat
+from siprec.media.part import Mode, PayloadFormat
 from siprec.media.render import Rendering, render
 from siprec.media.render.report import MAX_PEAKS
 from siprec.media.render.source import MAX_CHANNELS
@@ -207,7 +207,7 @@ def test_a_stream_added_later_begins_with_silence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["hold", "paused"])
-def test_hold_and_pause_are_silence_and_gaps(tmp_path: Path, mode: str) -> None:
+def test_hold_by_sdp_and_pause_are_silence_and_gaps(tmp_path: Path, mode: str) -> None:
     codes = noise(500)
     phases = [(0, "active"), (4 * SECOND, mode), (6 * SECOND, "active"), (9 * SECOND, "closed")]
     folder = Folder(channels=[Channel(phases=phases)])  # type: ignore[arg-type]
@@ -217,6 +217,33 @@ def test_hold_and_pause_are_silence_and_gaps(tmp_path: Path, mode: str) -> None:
     expected[72_000:] = 0
     assert (audio(rendering)[:, 0] == expected).all()
     assert [(gap.start, gap.length, gap.cause) for gap in rendering.report.gaps] == [(4.0, 2.0, mode)]
+
+
+def test_what_comes_while_the_metadata_alone_holds_is_heard(tmp_path: Path) -> None:
+    codes = noise(250)
+    phases: list[tuple[int, Mode]] = [(0, "active"), (2 * SECOND, "metadata-hold"), (8 * SECOND, "active")]
+    sender = Sender()
+    sent = sender.send(payloads(codes)[:150])  # a second of it after the hold began
+    sender.pause(100)  # two in which nothing comes
+    sent += sender.send(payloads(codes)[150:])  # a second before it ends, none after it
+    rendering = rendered(tmp_path, sent, Folder(channels=[Channel(phases=phases)]))
+    samples = audio(rendering)[:, 0]
+    assert (samples[:24_000] == MU[codes[:24_000]]).all()
+    assert not samples[24_000:40_000].any()
+    assert (samples[40_000:56_000] == MU[codes[24_000:]]).all()
+    assert rounded(rendering) == [(3.0, 2.0, "hold"), (7.0, 1.0, "hold")]
+
+
+def test_silence_of_a_hold_by_metadata_has_its_whole_length(tmp_path: Path) -> None:
+    phases: list[tuple[int, Mode]] = [(0, "active"), (4 * SECOND + 1, "metadata-hold"), (6 * SECOND + 2, "active")]
+    sender = Sender()
+    sent = sender.send(payloads(noise(150)))
+    sender.pause(200)
+    sent += sender.send(payloads(noise(150)))
+    rendering = rendered(tmp_path, sent, Folder(channels=[Channel(phases=phases), Channel(port=10_002)]))
+    assert [(gap.channel, gap.start, gap.length, gap.cause) for gap in rendering.report.gaps] == [
+        (0, 4.000000001, 2.000000001, "hold")
+    ]
 
 
 def test_silence_suppression_is_no_gap_but_loss_is(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 from siprec.sdp import model as sdp
 from siprec.sdp import negotiate
 from siprec.session.model import Channel
-from siprec.session.streams import Change, changes
+from siprec.session.streams import Change, changes, holds
 
 CODECS = ("PCMU", "PCMA")
 
@@ -53,6 +53,16 @@ def test_an_old_style_hold_keeps_the_source() -> None:
     held = changes(channels, plan(line(4000, "1", extra="c=IN IP4 0.0.0.0\r\n")))
     assert held[0].channel.mode == "hold"
     assert held[0].channel.remote == ("192.0.2.1", 4000)
+
+
+def test_a_hold_that_the_metadata_alone_tells_is_told_from_one_by_sdp() -> None:
+    channels = follow([], changes((), plan(line(4000, "1"))))
+    (told,) = holds(channels, lambda _: True)
+    assert (told.mode, told.held_by_metadata) == ("hold", True)
+    (both,) = changes([told], plan(line(4000, "1", extra="c=IN IP4 0.0.0.0\r\n")))
+    assert (both.channel.mode, both.channel.held_by_metadata) == ("hold", False)
+    (paused,) = changes([told], plan(line(4000, "1", "inactive")))
+    assert [each.held_by_metadata for each in holds([paused.channel], lambda _: True)] == [False]
 
 
 def test_port_zero_closes_and_the_label_comes_back_to_its_channel() -> None:

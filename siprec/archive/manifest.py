@@ -7,20 +7,25 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 SCHEMA = "siprec.recording/1"
+
+HeardEntry = TypedDict("HeardEntry", {"participant_id": str, "name": str | None, "from": str, "until": str | None})
+"""A time in which somebody was heard in a channel, as the metadata tells; `until` is null where it tells no end."""
 
 
 @dataclass(slots=True)
 class ChannelEntry:
-    """One channel of the audio file. `remote`: address and port the SRC announced for the stream. `sent`:
+    """One channel of the audio file. `participant`: who is heard in it, or was last. `participants`: all who ever were,
+    by time, each as often as they began to be. `remote`: address and port the SRC announced for the stream. `sent`:
     packets that the SRC says it has sent (RTCP sender reports); null when it said nothing."""
 
     index: int
     label: str | None = None
     stream_id: str | None = None
     participant: str | None = None
+    participants: list[HeardEntry] = field(default_factory=list)
     codec: str | None = None
     remote: str | None = None
     ssrcs: list[int] = field(default_factory=list)

@@ -14,7 +14,7 @@ from siprec import clock
 from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
 from siprec.recorder import describe
 from siprec.recorder.contact import agree_timer
-from siprec.recorder.learn import held, learn
+from siprec.recorder.learn import held, learn, received_at
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
 from siprec.session import bodies
@@ -67,7 +67,7 @@ async def _stand(
         if prepared is not None:
             leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record))
         dialogs[:] = [each for each in dialogs if each.dialog is not info.dialog] + [info]
-        describe.assign_participants(call.record)
+        describe.assign_participants(call.record, at_ns=received_at(event.request))
         await call.books.put_down(leg)
         answered = leg.respond(event, 200, extra=extra, body=text) is not None
     finally:
@@ -103,7 +103,7 @@ async def change(call: Call, event: RequestReceived) -> bool:
         learn(call.record, leg, event.request, body=body, log=call.log)
     if prepared is not None:
         leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record))
-        describe.assign_participants(call.record)
+        describe.assign_participants(call.record, at_ns=received_at(event.request))
     elif leg.opened:
         leg.negotiation.follow_holds(partial(held, call.record), leg.intake)
     leg.run_timer(timer.timer(clock.monotonic()))
@@ -128,7 +128,7 @@ async def conclude(call: Call, event: AckReceived) -> None:
             await call.end(Event.STOPPED, error.reason)
         return
     leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record))
-    describe.assign_participants(call.record)
+    describe.assign_participants(call.record, at_ns=received_at(event.request))
     leg.note("ack", channels=describe.modes(call.data.channels))
     await call.follow_activity()
 

@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from siprec.archive.manifest import ChannelEntry, Manifest, ParticipantEntry, RecoveryEntry, RefusedEntry, SessionEntry
+from siprec.archive.manifest import (
+    ChannelEntry,
+    HeardEntry,
+    Manifest,
+    ParticipantEntry,
+    RecoveryEntry,
+    RefusedEntry,
+    SessionEntry,
+)
 from siprec.metadata import assign, extensions
 from siprec.metadata.model import ParticipantState, RSMetadata
+from siprec.recorder import heard
 from siprec.recorder.dossier import timestamp
-from siprec.session.model import Channel, DialogInfo
+from siprec.session.model import Channel, DialogInfo, Stretch
 from siprec.store.base import SessionRecord
 
 
@@ -38,7 +47,10 @@ def manifest(
             for key, each in metadata.sessions.items()
         ],
         participants=[_participant(key, each) for key, each in metadata.participants.items()],
-        channels=[_channel(each, metadata, told.get(each.index)) for each in call.channels],
+        channels=[
+            _channel(each, metadata, sent=told.get(each.index), spoken=spoken)
+            for each, spoken in zip(call.channels, heard.stretches(record), strict=True)
+        ],
         external_ids=call.external_ids | extensions.external_ids(metadata),
         extensions=[each.xml for each in extensions.extensions(metadata)],
         metadata_errors=list(metadata.faults),
@@ -53,19 +65,20 @@ def manifest(
     )
 
 
-def assign_participants(record: SessionRecord) -> None:
-    """Note on each channel which stream of the metadata it is, and who is heard in it."""
+def assign_participants(record: SessionRecord, *, at_ns: int) -> None:
+    """Note on each channel which stream of the metadata it is, and who is heard in it from `at_ns` on."""
     metadata, channels = record.metadata, record.call.channels
     if not channels:
         return
     keys = {id(state): key for key, state in metadata.participants.items()}
     for index, found in assign.assign(metadata, [(each.index, each.label) for each in channels]).items():
         channel = channels[index]
-        channels[index] = replace(
+        now = replace(
             channel,
             stream_id=found.stream_id or channel.stream_id,
             participants=tuple(keys[id(each)] for each in found.participants) or channel.participants,
         )
+        channels[index] = heard.follow(record, now, at_ns=at_ns)
 
 
 def modes(channels: Sequence[Channel]) -> list[str]:
@@ -108,15 +121,26 @@ def _participant(key: str, state: ParticipantState) -> ParticipantEntry:
     )
 
 
-def _channel(channel: Channel, metadata: RSMetadata, sent: int | None) -> ChannelEntry:
+def _channel(channel: Channel, metadata: RSMetadata, *, sent: int | None, spoken: Sequence[Stretch]) -> ChannelEntry:
     known = (metadata.participants.get(key) for key in channel.participants)  # a damaged journal may have lost some
-    heard = [_name(each) for each in known if each is not None]
+    people = [_name(each) for each in known if each is not None]
     return ChannelEntry(
         index=channel.index,
         label=channel.label,
         stream_id=channel.stream_id,
-        participant=", ".join(heard) or None,
+        participant=", ".join(people) or None,
+        participants=[_stretch(each, metadata) for each in spoken],
         codec=next((each.encoding for each in channel.formats), None),
         remote="{}:{}".format(*channel.remote) if channel.remote else None,
         sent=sent,
     )
+
+
+def _stretch(stretch: Stretch, metadata: RSMetadata) -> HeardEntry:
+    person = metadata.participants.get(stretch.participant)
+    return {
+        "participant_id": stretch.participant,
+        "name": (person and person.participant.display_name) or None,
+        "from": timestamp(stretch.start_ns),
+        "until": _time(stretch.end_ns),
+    }

@@ -25,7 +25,7 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
     Returns whether a complete document was among them.
     """
     complete, keep = False, leg.metadata_keep
-    at_ns = headers.received_at(request, clock.wall_ns())
+    at_ns = received_at(request)
     for part, told in zip(body.metadata, body.documents, strict=True):
         update = minimise(told, keep=keep) if isinstance(told, Recording) else told
         name = leg.keep_body(part.body if keep >= FIELDS else _least(update))
@@ -40,10 +40,15 @@ def learn(record: SessionRecord, leg: Leg, request: Request, *, body: bodies.Bod
             changes = merge.apply(record.metadata, update, at_ns=at_ns)
             leg.note("metadata", file=name, changes=[_told(each) for each in changes])
     if body.metadata:
-        describe.assign_participants(record)
+        describe.assign_participants(record, at_ns=at_ns)
     else:
         _learn_from_headers(record, leg, request)
     return complete
+
+
+def received_at(request: Request) -> int:
+    """When a message took effect, however often that is asked: by its Date, else when it was first looked at (ns)."""
+    return request.once("received_at", lambda message: headers.received_at(message, clock.wall_ns()))
 
 
 def _learn_from_headers(record: SessionRecord, leg: Leg, request: Request) -> None:
@@ -53,9 +58,9 @@ def _learn_from_headers(record: SessionRecord, leg: Leg, request: Request) -> No
     told = headers.described(request, plain=record.call.plain and not before, known=known)
     named = minimise(told, keep=leg.metadata_keep)
     if named.participants:
-        changes = merge.apply(record.metadata, named, at_ns=headers.received_at(request, clock.wall_ns()))
+        changes = merge.apply(record.metadata, named, at_ns=received_at(request))
         leg.note("metadata", changes=[_told(each) for each in changes])
-        describe.assign_participants(record)
+        describe.assign_participants(record, at_ns=received_at(request))
 
 
 def _least(update: Recording | SnapshotRequest | MetadataError) -> bytes:

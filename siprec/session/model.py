@@ -30,14 +30,24 @@ class HistoryEntry:
     monotonic: float
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A time in which somebody was heard in a channel. `participant`: a key of the metadata."""
+
+    participant: str
+    start_ns: int
+    end_ns: int | None = None
+
+
 @dataclass(slots=True)
 class Channel:
     """One audio stream of the recording: a channel of its file.
 
     `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in the SDP.
     `remote`: where the offer says RTP comes from. `address`, `port`: where our SDP says we are. `participants`: keys,
-    in the metadata, of those heard in it: one on a separate stream, several on a mixed one. `crypto`: of an SRTP stream
-    the peer's key, sealed (siprec.session.keyring).
+    in the metadata, of those heard in it: one on a separate stream, several on a mixed one. `past`: who was heard in it
+    before it was the stream that it is, or theirs whose it is; that is since `since_ns`, if not from its beginning
+    (siprec.recorder.heard). `crypto`: of an SRTP stream the peer's key, sealed (siprec.session.keyring).
     """
 
     index: int
@@ -55,6 +65,8 @@ class Channel:
     rtcp_port: int = 0
     stream_id: str | None = None
     participants: tuple[str, ...] = ()
+    past: tuple[Stretch, ...] = ()
+    since_ns: int = 0
 
     @property
     def open(self) -> bool:

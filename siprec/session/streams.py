@@ -93,6 +93,8 @@ def _channel(index: int, stream: NegotiatedStream, known: Channel | None) -> Cha
         index=index,
         stream_id=known.stream_id if known else None,
         participants=known.participants if known else (),
+        past=known.past if known else (),
+        since_ns=known.since_ns if known else 0,
         mline=stream.index,
         label=stream.label,
         mode=mode_of(stream),

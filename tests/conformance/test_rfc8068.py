@@ -70,6 +70,13 @@ def person(recorded: Recorded, name: str) -> ParticipantEntry:
     return found
 
 
+def stretches(recorded: Recorded, channel: int) -> list[tuple[str, bool]]:
+    """Who was heard in a channel one after the other, and whether the stretch lasts."""
+    entries = recorded.manifest.channels[channel].participants
+    assert sorted(each["from"] for each in entries) == [each["from"] for each in entries]
+    return [((each["name"] or "").capitalize(), each["until"] is None) for each in entries]
+
+
 async def test_all_fourteen_are_here(messages: dict[int, Path]) -> None:
     assert sorted(messages) == list(range(1, 15))
 
@@ -134,6 +141,8 @@ async def test_3_2_3_transfer_by_reinvite(story: Story) -> None:
     assert person(recorded, "Carol").left == []
     recorded = await story.src.bye()
     assert recorded.heard == ["Carol", "Bob"]
+    assert stretches(recorded, 0) == [("Alice", False), ("Carol", True)]
+    assert stretches(recorded, 1) == [("Bob", True)]
     assert len(recorded.manifest.sessions) == 1
     assert [each.packets for each in recorded.manifest.channels] == [10, 10]
 
@@ -147,6 +156,8 @@ async def test_3_2_3_transfer_by_refer(story: Story) -> None:
     await story.talk("96", "98")
     recorded = await story.src.bye()
     assert [(each or "").lower() for each in recorded.heard] == ["carol", "bob"]
+    assert stretches(recorded, 0) == [("Alice", False), ("Carol", True)]
+    assert stretches(recorded, 1) == [("Bob", False), ("Bob", True)]
     assert len(recorded.manifest.sessions) == 2
     assert person(recorded, "Alice").left == [MET]
     assert person(recorded, "Bob").joined == [MET, "2010-12-16T23:32:03.000Z"]
@@ -166,6 +177,7 @@ async def test_3_3_1_mixed_3_3_2_hold_and_resume(story: Story) -> None:
     await story.talk("96")
     recorded = await story.src.bye()
     assert recorded.heard == ["Alice, Bob"]
+    assert stretches(recorded, 0) == [("Alice", False), ("Bob", True), ("Alice", True)]
     assert recorded.causes == set()  # someone is heard all the time
     assert len(recorded.manifest.sessions[0].sip_session_ids) == 2
 

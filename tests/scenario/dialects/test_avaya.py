@@ -16,5 +16,7 @@ async def test_the_real_party_comes_in_a_bare_update(server: Server) -> None:
     assert recorded.heard == ["Alice", "Bob"]
     assert recorded.labels == ["10", "20"]
     assert [each.packets for each in recorded.manifest.channels] == [5, 10]
+    alone, corrected = ([each["name"] for each in one.participants] for one in recorded.manifest.channels)
+    assert (alone, corrected) == (["Alice"], ["ASBCE", "Bob"])  # as in `participants`: who was told is never taken back
     assert recorded.manifest.metadata_errors == []
     assert [each.session_id for each in recorded.manifest.sessions] == ["00FA0800705D4C5DCAAC41"]

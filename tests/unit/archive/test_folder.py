@@ -7,11 +7,12 @@ import pytest
 
 from siprec.archive import folder
 from siprec.archive.folder import PartFolder, RecordingFolder
-from siprec.archive.manifest import ChannelEntry, FileEntry, Manifest, ParticipantEntry, file_entry, verify
+from siprec.archive.manifest import ChannelEntry, FileEntry, HeardEntry, Manifest, ParticipantEntry, file_entry, verify
 from siprec.errors import ArchiveError, NotOwner
 
 AT_NS = 1_795_201_092_123_000_000  # 2026-11-20T18:58:12.123Z
 ID = folder.new_session_id(AT_NS, bytes(range(10)))
+HEARD: HeardEntry = {"participant_id": "p1", "name": "Alice", "from": "2026-11-20T18:58:12.000Z", "until": None}
 
 
 def manifest(**changed: object) -> Manifest:
@@ -53,7 +54,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     recording = RecordingFolder.create(tmp_path, ID)
     written = manifest(
         participants=[ParticipantEntry("p1", "sip:alice@example.com", "Alice", ["2026-11-20T18:58:12Z"])],
-        channels=[ChannelEntry(0, "1", packets=5, ssrcs=[7])],
+        channels=[ChannelEntry(0, "1", participants=[HEARD], packets=5, ssrcs=[7])],
         files=[FileEntry("audio.wav", 44, "00")],
     )
     recording.write(written)
@@ -65,6 +66,14 @@ def test_an_unknown_key_of_a_later_version_is_passed_over(tmp_path: Path) -> Non
     recording = RecordingFolder.create(tmp_path, ID)
     recording.manifest_path.write_text(json.dumps({**json.loads(manifest().dump()), "later": 1}))
     assert recording.read() == manifest()
+
+
+def test_a_manifest_of_an_earlier_version_tells_of_nobody_in_a_channel(tmp_path: Path) -> None:
+    recording = RecordingFolder.create(tmp_path, ID)
+    raw = json.loads(manifest(channels=[ChannelEntry(0, "1", participants=[HEARD])]).dump())
+    del raw["channels"][0]["participants"]
+    recording.manifest_path.write_text(json.dumps(raw))
+    assert recording.read() == manifest(channels=[ChannelEntry(0, "1")])
 
 
 def test_a_lower_fence_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from siprec.sdp import model as sdp
 from siprec.sdp import negotiate
-from siprec.session.model import Channel
+from siprec.session.model import Channel, Stretch
 from siprec.session.streams import Change, changes, holds
 
 CODECS = ("PCMU", "PCMA")
@@ -71,7 +71,10 @@ def test_port_zero_closes_and_the_label_comes_back_to_its_channel() -> None:
     assert kinds(closed) == [("closed", 1)]
     channels = follow(channels, closed)
     assert not channels[1].open
-    assert kinds(changes(channels, plan(line(4000, "1"), line(4006, "2")))) == [("opened", 1)]
+    channels[1] = replace(channels[1], past=(Stretch("p1", 1, 2),), since_ns=2)
+    again = changes(channels, plan(line(4000, "1"), line(4006, "2")))
+    assert kinds(again) == [("opened", 1)]
+    assert (again[0].channel.past, again[0].channel.since_ns) == (channels[1].past, 2)
 
 
 def test_a_line_that_is_left_out_is_closed_and_comes_back_to_its_channel() -> None:

@@ -101,7 +101,8 @@ def _finish(path: Path, options: FinishOptions, beside: Sequence[Path]) -> Finis
     _fill(manifest, rendering, report)
     evidence = _evidence(parts, report)
     manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
-    keeps = options.capture_keep == "always" or (options.capture_keep == "issues" and manifest.verdict != "ok")
+    issue = manifest.verdict != "ok" or evidence.undecodable
+    keeps = options.capture_keep == "always" or (options.capture_keep == "issues" and issue)
     whole = len(held) == 1 and parts[0].part.ended_ns is not None
     gathered = folder.gather(held, link=whole and not keeps)
     manifest.state = "ended"
@@ -202,5 +203,6 @@ def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
         expected=frozenset(active),
         silent=frozenset(each.index for each in report.channels if each.silent),
         truncated=f"the recorder on {cut} died during the call; what had reached the disk was saved" if cut else None,
+        mute=frozenset(each.index for each in report.channels if each.silent and each.undecodable),
         undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
     )

@@ -22,11 +22,13 @@ _INTENDED = frozenset({"hold", "paused", "closed"})
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the manifest does not tell: which channels were meant to send, which carried only silence."""
+    """What the manifest does not tell: which channels were meant to send, which carried only silence, and of these
+    which were `mute` because nothing in them could be decoded; the codecs that were `undecodable` anywhere."""
 
     expected: frozenset[int]
     silent: frozenset[int]
     truncated: str | None = None
+    mute: frozenset[int] = frozenset()
     undecodable: Sequence[str] = ()
 
 
@@ -60,11 +62,12 @@ def _one_way(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
 
 
 def _silent(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
-    heard = [each.index for each in manifest.channels if each.packets and each.index not in evidence.silent]
-    if heard:
+    mute = [each for each in manifest.channels if each.packets and each.index in evidence.mute]
+    if mute:
+        who = ", ".join(_who(each) for each in mute)
+        return "silent", f"{who}: nothing could be decoded{_undecodable(evidence)}"
+    if any(each.packets and each.index not in evidence.silent for each in manifest.channels):
         return None
-    if evidence.undecodable:
-        return "silent", f"nothing could be decoded{_undecodable(evidence)}"
     return "silent", "RTP arrived on every channel, but all of it is silence: check what the SRC forks"
 
 
@@ -107,8 +110,8 @@ def _undecodable(evidence: Evidence) -> str:
     if not evidence.undecodable:
         return ""
     return (
-        f"; {', '.join(evidence.undecodable)} cannot be decoded here: the capture is kept, decode it later with "
-        "`siprec render` once a decoder is installed"
+        f"; {', '.join(evidence.undecodable)} cannot be decoded here: while the capture is kept (CAPTURE_KEEP), "
+        "`siprec render` makes it audible once there is a decoder"
     )
 
 

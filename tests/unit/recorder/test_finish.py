@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 
@@ -13,9 +13,10 @@ from siprec.archive.audio import SUFFIX, AudioFormat
 from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError
+from siprec.media.part import PayloadFormat
 from siprec.recorder.finish import DISK_REASON, FinishOptions, finish, mark_failed
 from siprec.recorder.salvage import leftovers
-from tests.support.captures import Folder, Sender, noise, payloads
+from tests.support.captures import PCMU, Channel, Folder, Sender, noise, payloads
 from tests.support.sessions import session_id
 
 
@@ -100,3 +101,20 @@ def test_what_the_disk_answers_tells_a_broken_disk_from_a_broken_recording(
     assert str(refused.value).startswith(DISK_REASON) == left
     mark_failed(folder.path, str(refused.value))
     assert list(leftovers(tmp_path, "a")) == ([folder] if left else [])
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("never", False), ("issues", True)])
+def test_what_cannot_be_decoded_yet_is_kept_as_an_issue(
+    folder: RecordingFolder, keep: Literal["never", "issues"], *, kept: bool
+) -> None:
+    sender = Sender()
+    sent = sender.send(payloads(noise(100)))
+    sender.payload_type = 18
+    sent += sender.send([bytes(20)] * 50)
+    formats = (PCMU, PayloadFormat(18, "G729", 8000))
+    Folder(channels=[Channel(formats=formats)]).write(folder.path / "parts" / "000001-a", sent)
+    folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
+    finish(folder.path, FinishOptions(capture_keep=keep))
+    told = folder.read()
+    assert (told.verdict, "G729/8000 cannot be decoded here" in (told.verdict_reason or "")) == ("ok", True)
+    assert bool(folder.parts()) is kept

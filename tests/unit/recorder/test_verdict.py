@@ -57,10 +57,12 @@ def test_silent_when_all_that_came_is_silence() -> None:
     assert judge(manifest(500, 500), evidence(silent=frozenset({0})))[0] == "ok"
 
 
-def test_what_cannot_be_decoded_says_so() -> None:
-    verdict, reason = judge(manifest(500), evidence(silent=frozenset({0}), undecodable=["G729"]))
+@pytest.mark.parametrize("packets", [(500,), (500, 500)])
+def test_a_channel_of_which_nothing_can_be_decoded_is_silent(packets: tuple[int, ...]) -> None:
+    one = frozenset({0})
+    verdict, reason = judge(manifest(*packets), evidence(silent=one, mute=one, undecodable=["G729"]))
     assert verdict == "silent"
-    assert "G729 cannot be decoded" in reason
+    assert reason.startswith("channel 0 (Alice): nothing could be decoded; G729 cannot be decoded here")
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(5, "ok"), (6, "gaps")])

@@ -321,7 +321,7 @@ while True: signal.pause()
     )
     os.close(theirs)
     said = b""
-    while b"ready" not in said:
+    while b"ready\r\n" not in said:  # all of it: who is still writing when the terminal closes dies of that
         said += os.read(ours, 100)
     os.close(ours)
     assert process.wait(10) == 0

@@ -141,7 +141,7 @@ async def test_3_2_3_transfer_by_reinvite(story: Story) -> None:
     assert person(recorded, "Carol").left == []
     recorded = await story.src.bye()
     assert recorded.heard == ["Carol", "Bob"]
-    assert stretches(recorded, 0) == [("Alice", False), ("Carol", True)]
+    assert sorted(stretches(recorded, 0)) == [("Alice", False), ("Carol", True)]  # the RFC dates only the transfer
     assert stretches(recorded, 1) == [("Bob", True)]
     assert len(recorded.manifest.sessions) == 1
     assert [each.packets for each in recorded.manifest.channels] == [10, 10]

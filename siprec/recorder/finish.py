@@ -91,7 +91,7 @@ def _finish(path: Path, options: FinishOptions, beside: Sequence[Path]) -> Finis
     parts = [_load(each) for each in held]
     if not parts:
         raise ArchiveError(f"{path.name} has no capture any more (CAPTURE_KEEP)")
-    while len(parts) > 1 and not _heard(parts[-1]):
+    while len(parts) > 1 and _in_vain(parts[-1]):
         parts.pop()  # a leg that waited in vain for its SRC has nothing to add to the time line
     mark = mark_of(folder.manifest_path)
     manifest = max((_manifest(each) for each in folders), key=lambda each: each.fence)
@@ -189,9 +189,10 @@ def _cost(recovery: RecoveryEntry, gaps: Sequence[Gap], start_ns: int) -> int:
     return round(max(near, default=0.0) * 1000)
 
 
-def _heard(part: LoadedPart) -> bool:
-    """Whether a part has any packet at all."""
-    return any(path.stat().st_size > pcap.FILE_HEADER for path in part.captures)
+def _in_vain(part: LoadedPart) -> bool:
+    """Whether a part has no packet at all, although one was due."""
+    due = any(phase.mode == "active" for stream in part.part.streams for phase in stream.phases)
+    return due and not any(path.stat().st_size > pcap.FILE_HEADER for path in part.captures)
 
 
 def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from siprec.media.render.gaps import Span, gaps, held_by_metadata, interruptions, outages, silent_phases
+from siprec.media.render.gaps import Span, excused, gaps, held_by_metadata, interruptions, outages, silent_phases
 from siprec.media.render.mix import Meter, Mixer
 from siprec.media.render.order import Order, Ordered, ordered
 from siprec.media.render.plane import Samples
@@ -102,11 +102,11 @@ class Rendering:
             for _ in self.blocks():
                 pass
         assert self._meter is not None
-        holds = silent_phases(self._spans, self.start_ns, self._meter.laid())
-        known = [*holds, *interruptions(self._spans, self.start_ns, self.end_ns)]
+        losses = self._scan.losses()
+        silences = silent_phases(self._spans, self.start_ns, self.end_ns, self._meter.laid())
         listed, omitted = gaps(
-            self._scan.losses(),
-            known,
+            losses,
+            [*silences, *interruptions(self._spans, self.start_ns, self.end_ns)],
             outages(self._spans, self.start_ns),
             self.end_ns - self.start_ns,
         )
@@ -114,7 +114,10 @@ class Rendering:
             start_ns=self.start_ns,
             end_ns=self.end_ns,
             rate=self.rate,
-            channels=tuple(self._channel(index, self._meter) for index in range(self.channels)),
+            channels=tuple(
+                self._channel(index, self._meter, excused=excused(losses, silences, index))
+                for index in range(self.channels)
+            ),
             gaps=listed,
             gaps_omitted=omitted,
             keys=tuple(
@@ -129,7 +132,7 @@ class Rendering:
         kept = self._scan.steps()
         yield from kept if kept is not None else ordered(self._source, Order())
 
-    def _channel(self, index: int, meter: Meter) -> ChannelReport:
+    def _channel(self, index: int, meter: Meter, *, excused: int) -> ChannelReport:
         account = self._scan.channels.get(index, ChannelScan())
         lines = self._scan.order.lines_of(index)
         timelines = self._scan.timelines(index)
@@ -148,7 +151,7 @@ class Rendering:
             ),
             ssrcs=tuple(line.ssrc for line in lines),
             packets=sum(line.packets for line in lines),
-            lost=sum(line.lost for line in lines),
+            lost=max(0, sum(line.lost for line in lines) - excused),
             duplicate=sum(line.duplicate for line in lines),
             reordered=sum(line.reordered for line in lines),
             jitter_ms=round(jitter_ns / 1e6, 3),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from siprec.media.part import Part
 from siprec.media.render.clock import StepUndo
@@ -18,12 +20,13 @@ RANK = {"paused": 0, "hold": 1, "interrupted": 2, "disk": 3, "backlog": 4, "kern
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Silence on a channel, in nanoseconds after the recording's start."""
+    """Silence on a channel, in nanoseconds after the recording's start; `packets`: how many a loss has cost."""
 
     channel: int
     start: int
     end: int
     cause: str
+    packets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def held_by_metadata(spans: Sequence[Span]) -> set[int]:
 
 
 def silent_phases(
-    spans: Sequence[Span], origin_ns: int, laid: Mapping[int, Sequence[tuple[int, int]]]
+    spans: Sequence[Span], origin_ns: int, end_ns: int, laid: Mapping[int, Sequence[tuple[int, int]]]
 ) -> list[Missing]:
     """Holds and pauses of all streams. A hold that the metadata alone tells is silent only where no audio was `laid`
     down in its channel (start and end in ns after `origin_ns`, by time).
@@ -52,13 +55,28 @@ def silent_phases(
     for span in spans:
         for stream in span.part.streams:
             since = [span.undo.at(each.since_ns) for each in stream.phases]
-            for phase, start, end in zip(stream.phases, since, [*since[1:], span.end_ns], strict=True):
+            last = _told_until(spans, span, stream.channel, since[-1], end_ns) if since else 0
+            for phase, start, end in zip(stream.phases, since, [*since[1:], last], strict=False):
                 cause = "hold" if phase.mode == "metadata-hold" else phase.mode
                 if cause in ("hold", "paused") and end > start:
                     silence = Missing(stream.channel, start - origin_ns, end - origin_ns, cause)
                     heard = laid.get(stream.channel, ()) if phase.mode == "metadata-hold" else ()
                     found += _outside([silence], [Missing(stream.channel, *each, "") for each in heard])
     return found
+
+
+def excused(losses: Sequence[Missing], silences: Sequence[Missing], channel: int) -> int:
+    """Packets of a channel that are missing where nothing was to be recorded: a sender on hold may count on."""
+    lost = [each for each in losses if each.channel == channel]
+    mine = _join([replace(each, cause="") for each in silences if each.channel == channel])
+    if not (lost and mine):
+        return 0
+    edges = np.array([[each.start, each.end] for each in mine], np.float64)
+    silent = np.repeat(np.cumsum(edges[:, 1] - edges[:, 0]), 2)  # how much of it lies before each end, and each start
+    silent[::2] -= edges[:, 1] - edges[:, 0]
+    start, end, packets = np.array([[each.start, each.end, each.packets] for each in lost], np.float64).T
+    share = (np.interp(end, edges.ravel(), silent) - np.interp(start, edges.ravel(), silent)) / (end - start)
+    return int(np.rint(packets * share).sum())
 
 
 def interruptions(spans: Sequence[Span], start_ns: int, end_ns: int) -> list[Missing]:
@@ -107,6 +125,23 @@ def gaps(losses: Iterable[Missing], known: Sequence[Missing], causes: Sequence[M
     return tuple(
         Gap(each.channel, each.start / 1e9, (each.end - each.start) / 1e9, each.cause) for each in listed
     ), len(merged) - len(listed)
+
+
+def _told_until(spans: Sequence[Span], span: Span, channel: int, since: int, end_ns: int) -> int:
+    """How long the last phase of a channel in `span`, in force `since` then, holds: until a later part tells of the
+    channel anew, whoever was there meanwhile to record; without one to the end of a part, which one that was cut short
+    does not know.
+    """
+    later = [
+        at
+        for each in spans
+        if each is not span
+        for stream in each.part.streams
+        if stream.channel == channel
+        for at in [each.undo.at(phase.since_ns) for phase in stream.phases]
+        if at > since
+    ]
+    return min(later, default=end_ns if span.part.ended_ns is None else span.end_ns)
 
 
 def _open_channels(spans: Sequence[Span]) -> list[int]:

@@ -42,11 +42,12 @@ class ChannelReport:
     """One channel.
 
     `packets`: distinct packets accepted, with those that cannot be decoded. `lost`: sequence numbers that never
-    came, whatever the cause. `duplicate` and `reordered` as each recorder saw them. `jitter_ms`: mean interarrival
-    difference (RFC 3550 section 6.4.1). `drift_ppm`: above 0 when the sender's clock is fast; 0 when the stream is
-    too short to tell. `undecodable`: codecs kept in the capture only. `first_packet_ns` and `last_packet_ns` are
-    CLOCK_REALTIME with steps undone, None without packets. `peaks`: largest sample (0 to 32768) of each of equal
-    stretches of the file, at most MAX_PEAKS.
+    came, whatever the cause; not those that a sender counted on while it was held or paused. `duplicate` and
+    `reordered` as each recorder saw them. `jitter_ms`: mean interarrival difference (RFC 3550 section 6.4.1).
+    `drift_ppm`: above 0 when the sender's clock is fast; 0 when the stream is too short to tell. `undecodable`:
+    codecs kept in the capture only. `first_packet_ns` and `last_packet_ns` are CLOCK_REALTIME with steps undone,
+    None without packets. `peaks`: largest sample (0 to 32768) of each of equal stretches of the file, at most
+    MAX_PEAKS.
     """
 
     index: int

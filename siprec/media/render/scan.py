@@ -85,13 +85,14 @@ class Scan:
         return [each.timeline for (place, _), each in self._lines.items() if channel in (None, place)]
 
     def spans(self) -> list[Span]:
-        """What each part answers for; a part that was cut short ends with its last packet."""
+        """What each part answers for; one that was cut short ends with its last packet, or what it told last."""
         spans = []
         for number, loaded in enumerate(self.source.loaded):
             undo = StepUndo(loaded.part.clock)
             start = loaded.part.started_ns
             ended = loaded.part.ended_ns
-            end = undo.final(ended) if ended is not None else self._part_ends.get(number, start)
+            told = [undo.at(phase.since_ns) for stream in loaded.part.streams for phase in stream.phases]
+            end = undo.final(ended) if ended is not None else max([*told, self._part_ends.get(number, start)])
             spans.append(Span(loaded.part, undo, start, max(start, end)))
         return spans
 
@@ -241,9 +242,10 @@ class Scan:
             mine = same & (which == number)
             starts = _whole_ns(anchor.time_ns(media[mine]))
             ends = _whole_ns(anchor.time_ns(media[mine] + length[mine]))
+            packets = (after - before)[mine] - 1
             found.extend(
-                Missing(channel, start, end, "loss")
-                for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+                Missing(channel, start, end, "loss", lost)
+                for start, end, lost in zip(starts.tolist(), ends.tolist(), packets.tolist(), strict=True)
                 if end > start
             )
         return found

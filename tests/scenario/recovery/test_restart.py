@@ -290,3 +290,30 @@ async def test_a_full_disk_at_the_start_costs_no_call(tmp_path: Path, monkeypatc
         recorded = await src.bye()
     assert recorded.manifest.channels[0].packets == 10
     assert [part.fence for part in recorded.folder.parts()] == [1, 2]
+
+
+def inactive(src: Src) -> bytes:
+    """The SRC's offer with all streams paused."""
+    return str(src.offer).replace("a=sendonly", "a=inactive").encode()
+
+
+async def test_a_pause_lasts_over_a_restart(tmp_path: Path) -> None:
+    """Nothing was to be recorded while the server was gone, so nothing is missing."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+        await src.speak("2")
+        offer = str(src.offer).encode()
+        assert (await src.exchange(src.build("INVITE", body=inactive(src)))).status == 200
+        await src.ack()
+        await first.live(call_id(src), lambda found: found.manifest.state == "paused")
+    async with serving(tmp_path) as second:
+        src.server = second
+        assert (await src.exchange(src.build("INVITE", body=offer))).status == 200
+        await src.ack()
+        await second.live(call_id(src), lambda found: found.manifest.state == "recording")
+        await src.speak("1")
+        await src.speak("2")
+        recorded = await src.bye()
+    manifest = recorded.manifest
+    assert {(each.channel, each.cause) for each in manifest.gaps} == {(0, "paused"), (1, "paused")}
+    assert manifest.verdict == "ok", manifest.verdict_reason

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from siprec.errors import RenderError
+from siprec.media.part import Mode
 from siprec.media.render import Rendering, render, source
 from siprec.media.render.clock import StepUndo
 from siprec.media.render.gaps import Missing, gaps
@@ -26,6 +27,7 @@ from tests.support.captures import (
     Sent,
     network,
     noise,
+    outage,
     payloads,
     raw_record,
     sender_report,
@@ -88,6 +90,42 @@ def test_a_channel_that_was_closed_is_not_interrupted(tmp_path: Path) -> None:
     path = Folder(channels=channels, end=2 * SECOND).write(tmp_path / "1", [])
     report = render([path], end_ns=START + 3 * SECOND).report
     assert [(each.channel, each.cause) for each in report.gaps] == [(0, "interrupted")]
+
+
+@pytest.mark.parametrize("mode", ["hold", "paused"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_hold_lasts_over_a_restart(tmp_path: Path, mode: Mode, kept: bool) -> None:
+    """Killed at 5 s, back at 6 s, its sockets `kept` or not; on hold from 2 s to 8 s, while the sender counts on."""
+    sent = Sender().send(payloads(noise(500)))
+    held = Channel(phases=[(0, "active"), (2 * SECOND, mode)])
+    first = Folder(channels=[held], end=None).write(tmp_path / "1", sent[:100])
+    back = Channel(phases=[(6 * SECOND, mode), (8 * SECOND, "active")])
+    down = outage(5 * SECOND, 6 * SECOND, "interrupted")
+    start = 0 if kept else 6 * SECOND
+    second = Folder(channels=[back], start=start, fence=2, outages=[down]).write(tmp_path / "2", sent[400:])
+    report = render([first, second]).report
+    assert [(each.start, each.length, each.cause) for each in report.gaps] == [(2.0, 6.0, mode)]
+    assert report.channels[0].lost == 0
+
+
+def test_a_hold_lasts_until_its_src_comes_again(tmp_path: Path) -> None:
+    """With Replaces: the part before was closed with the last packet it had."""
+    sent = Sender().send(payloads(noise(500)))
+    held = Channel(phases=[(0, "active"), (2 * SECOND, "hold")])
+    first = Folder(channels=[held], end=2 * SECOND).write(tmp_path / "1", sent[:100])
+    second = Folder(channels=[Channel(since=6 * SECOND)], start=6 * SECOND, fence=2).write(tmp_path / "2", sent[300:])
+    assert [(each.start, each.length, each.cause) for each in render([first, second]).report.gaps] == [
+        (2.0, 4.0, "hold")
+    ]
+
+
+def test_packets_missing_beside_a_pause_are_lost(tmp_path: Path) -> None:
+    """From 4 s to 8 s no packet comes, and from 4 s to 7 s none was due."""
+    sent = Sender().send(payloads(noise(500)))
+    paused = Channel(phases=[(0, "active"), (4 * SECOND, "paused"), (7 * SECOND, "active")])
+    report = render([Folder(channels=[paused]).write(tmp_path / "1", [*sent[:200], *sent[400:]])]).report
+    assert [(each.start, each.length, each.cause) for each in report.gaps] == [(4.0, 3.0, "paused"), (7.0, 1.0, "loss")]
+    assert report.channels[0].lost == 50
 
 
 def test_files_of_one_part_continue_each_other(tmp_path: Path) -> None:

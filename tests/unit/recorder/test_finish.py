@@ -16,7 +16,7 @@ from siprec.errors import ArchiveError
 from siprec.media.part import PayloadFormat
 from siprec.recorder.finish import DISK_REASON, FinishOptions, finish, mark_failed
 from siprec.recorder.salvage import leftovers
-from tests.support.captures import PCMU, Channel, Folder, Sender, noise, payloads
+from tests.support.captures import PCMU, SECOND, Channel, Folder, Sender, noise, payloads
 from tests.support.sessions import session_id
 
 
@@ -118,3 +118,16 @@ def test_what_cannot_be_decoded_yet_is_kept_as_an_issue(
     told = folder.read()
     assert (told.verdict, "G729/8000 cannot be decoded here" in (told.verdict_reason or "")) == ("ok", True)
     assert bool(folder.parts()) is kept
+
+
+def test_a_call_that_ends_on_hold_after_a_restart_is_whole(folder: RecordingFolder) -> None:
+    """No packet was due in the part of the successor, which is not for nothing."""
+    held = Channel(phases=[(0, "active"), (2 * SECOND, "hold")])
+    sent = Sender().send(payloads(noise(100)))
+    Folder(channels=[held], end=None).write(folder.path / "parts" / "000001-a", sent)
+    back = Channel(phases=[(6 * SECOND, "hold")])
+    Folder(channels=[back], end=9 * SECOND, fence=2).write(folder.path / "parts" / "000002-a", [])
+    folder.write(Manifest(folder.session_id, "ending", "a", 2, source="192.0.2.1", call_id="1"))
+    done = finish(folder.path, FinishOptions())
+    assert (done.verdict, done.duration) == ("ok", 9.0)
+    assert [(each.start, each.length, each.cause) for each in folder.read().gaps] == [(2.0, 7.0, "hold")]

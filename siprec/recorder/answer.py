@@ -14,7 +14,7 @@ from siprec import clock
 from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
 from siprec.recorder import describe
 from siprec.recorder.contact import agree_timer
-from siprec.recorder.learn import held, learn, received_at
+from siprec.recorder.learn import foreseen, held, learn, received_at
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import Prepared
 from siprec.session import bodies
@@ -65,7 +65,7 @@ async def _stand(
     answered = False
     try:
         if prepared is not None:
-            leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record))
+            leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=clock.wall_ns())
         dialogs[:] = [each for each in dialogs if each.dialog is not info.dialog] + [info]
         describe.assign_participants(call.record, at_ns=received_at(event.request))
         await call.books.put_down(leg)
@@ -90,22 +90,22 @@ async def change(call: Call, event: RequestReceived) -> bool:
         raise OfferPending("an offer of ours waits for its answer")
     prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
     text = prepared.text if prepared else _offer(call, leg) if inviting else ""
-    if prepared and prepared.pairs:
-        await call.books.announce(prepared)
+    at_ns = clock.wall_ns()
+    await call.books.announce(foreseen(call.record, event.request, prepared, keep=leg.metadata_keep), at_ns)
     if leg.respond(event, 200, extra=timer.headers, body=text) is None:
         if prepared is None:
             leg.negotiation.withdraw()
         else:
             leg.negotiation.release(prepared)
-            call.books.keep_soon()
+        await call.books.save()
         return False
     with contextlib.suppress(PeerError):  # of headers that nobody understands; what they offer was taken
         learn(call.record, leg, event.request, body=body, log=call.log)
     if prepared is not None:
-        leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record))
+        leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=at_ns)
         describe.assign_participants(call.record, at_ns=received_at(event.request))
     elif leg.opened:
-        leg.negotiation.follow_holds(partial(held, call.record), leg.intake)
+        leg.negotiation.follow_holds(partial(held, call.record), leg.intake, at_ns=at_ns)
     leg.run_timer(timer.timer(clock.monotonic()))
     leg.note(event.request.method.lower(), channels=describe.modes(call.data.channels))
     await call.contact.heard()
@@ -127,7 +127,7 @@ async def conclude(call: Call, event: AckReceived) -> None:
         if not call.data.channels:
             await call.end(Event.STOPPED, error.reason)
         return
-    leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record))
+    leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=clock.wall_ns())
     describe.assign_participants(call.record, at_ns=received_at(event.request))
     leg.note("ack", channels=describe.modes(call.data.channels))
     await call.follow_activity()

@@ -22,7 +22,6 @@ from siprec.store.base import Reason, SessionRecord, SessionStore
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
     from siprec.recorder.leg import Leg
-    from siprec.recorder.negotiation import Prepared
 
 JOURNAL_SECONDS = 0.5
 """How long a 200 OK waits for the journal; then it goes out and the session is marked `unjournaled`."""
@@ -64,13 +63,14 @@ class Books:
             await leg.begin(manifest, new=False)
             await self._journal(self._save(self._call.record))
 
-    async def announce(self, prepared: Prepared) -> None:
-        """Have the journal know, before the 200 OK, where it will say that streams are received: a successor takes up
-        what it knows of, and lets go of all other ports.
+    async def announce(self, foreseen: SessionRecord, at_ns: int) -> None:
+        """Have disk and journal know, before the 200 OK, what it will make of the streams from `at_ns` on: a successor
+        takes up what the journal knows of, and what comes after a resume is heard only if part.json tells of that.
         """
-        record = self._call.record
-        call = replace(record.call, channels=prepared.channels, local_sdp=prepared.text)
-        await self._journal(self._save(replace(record, call=call)))
+        leg = self._call.leg
+        if leg.opened and foreseen.call.channels != self._call.data.channels:
+            part = leg.intake.foreseen(foreseen.call.channels, at_ns)
+            await asyncio.gather(leg.write_ahead(part, JOURNAL_SECONDS), self._journal(self._save(foreseen)))
 
     async def _create(self, state: State) -> None:
         record = self._call.record

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -161,9 +161,27 @@ class Intake:
             self._start(capture, channel, pair, plan)
         self._planned.clear()
 
+    def foreseen(self, channels: Iterable[Channel], at_ns: int) -> Part:
+        """`part` as it will be once, from `at_ns` on, all channels are as in `channels`."""
+        wanted = {each.index: each for each in channels}
+        now = {id(line.plan): wanted[index] for index, line in self._lines.items()}
+        plans = []
+        for plan in self.part.streams:
+            plans.append(copy := replace(plan, phases=list(plan.phases)))
+            if (channel := now.get(id(plan))) is not None:
+                moved = channel.port != plan.port
+                _enter_phase(copy, replace(channel, mode="closed") if moved else channel, at_ns)
+        ports = {index: line.plan.port for index, line in self._lines.items()}
+        for channel in wanted.values():
+            if channel.open and channel.port != ports.get(channel.index):
+                plans.append(plan := _plan(channel))
+                _enter_phase(plan, channel, at_ns)
+        secured = any(each.open and each.crypto is not None for each in wanted.values())
+        return replace(self.part, streams=plans, decrypted=self.part.decrypted or secured)
+
     def open(self, channel: Channel, pair: PortPair, at_ns: int) -> None:
         """Capture `channel` on `pair`."""
-        plan = PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
+        plan = _plan(channel)
         self.part.streams.append(plan)
         self.part.decrypted = self.part.decrypted or channel.crypto is not None
         _enter_phase(plan, channel, at_ns)
@@ -265,6 +283,10 @@ class Intake:
             if counters.sent is not None:
                 self.sent[channel] = self.sent.get(channel, 0) + counters.sent
         return result
+
+
+def _plan(channel: Channel) -> PartStream:
+    return PartStream(channel.index, channel.label, channel.port, channel.rtcp_port)
 
 
 def _enter_phase(plan: PartStream, channel: Channel, at_ns: int) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 
 from siprec import clock
 from siprec.errors import MetadataError
@@ -13,7 +16,8 @@ from siprec.metadata.model import Recording, SnapshotRequest
 from siprec.recorder import describe
 from siprec.recorder.dossier import timestamp
 from siprec.recorder.leg import Leg
-from siprec.session import bodies, headers
+from siprec.recorder.negotiation import Prepared
+from siprec.session import bodies, headers, streams
 from siprec.session.model import Channel
 from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
@@ -69,6 +73,27 @@ def _least(update: Recording | SnapshotRequest | MetadataError) -> bytes:
         with contextlib.suppress(MetadataError):  # what one dialect says may be too long in another
             return xml.build(update)
     return b""
+
+
+def foreseen(
+    record: SessionRecord, request: Request, prepared: Prepared | None, *, keep: frozenset[str]
+) -> SessionRecord:
+    """A copy of `record` as `request` will leave it, whose offer comes to `prepared`: what `learn` and
+    `commit` do to its channels, foreseen, since until the request is answered nothing may change.
+    """
+    channels = list(prepared.channels if prepared else record.call.channels)
+    call = replace(record.call, channels=channels, local_sdp=prepared.text if prepared else record.call.local_sdp)
+    copy = replace(record, call=call)
+    documents = [each for each in bodies.read(request).documents if isinstance(each, Recording)]
+    if documents:
+        copy.metadata = deepcopy(record.metadata)
+        for each in documents:
+            merge.apply(copy.metadata, minimise(each, keep=keep), at_ns=received_at(request))
+    describe.assign_participants(copy, at_ns=received_at(request))
+    new = prepared.pairs if prepared else {}
+    for changed in streams.holds([each for each in channels if each.index not in new], partial(held, copy)):
+        channels[changed.index] = changed
+    return copy
 
 
 def held(record: SessionRecord, channel: Channel) -> bool:

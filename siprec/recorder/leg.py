@@ -77,6 +77,7 @@ class Leg:
         self._told_of_keys = False
         self._dossier: Dossier | None = None
         self._intake: Intake | None = None
+        self._ahead: asyncio.Future[None] | None = None
         self.fence = fence
         self.opened_at = clock.monotonic()
         self.answered_at: float | None = None
@@ -257,12 +258,22 @@ class Leg:
         self._papers.bodies.append((self._bodies, body))
         return f"metadata/{self._bodies:04d}.xml"
 
+    async def write_ahead(self, part: Part, seconds: float) -> None:
+        """Write part.json as it will be. A disk that takes longer, or takes nothing, is for the next save to meet."""
+        self._ahead = asyncio.ensure_future(self.on_disk(self.dossier.write, Papers(), part))
+        with contextlib.suppress(OSError):  # a TimeoutError is one
+            await asyncio.wait_for(asyncio.shield(self._ahead), seconds)
+
     async def write_papers(self) -> None:
         """Write the events and bodies that are remembered. Raises OSError."""
         if self._papers and self._intake is not None and self._intake.begun:
             await self._write(None)
 
     async def _write(self, manifest: Manifest | None) -> None:
+        if self._ahead is not None:  # two writers of one file would come in each other's way
+            with contextlib.suppress(OSError):
+                await self._ahead
+            self._ahead = None
         papers, self._papers = self._papers, Papers()
         try:
             await self.on_disk(self.dossier.write, papers, self.part, manifest)

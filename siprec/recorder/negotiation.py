@@ -176,9 +176,8 @@ class Negotiation:
 
     # ------------------------------------------------------------------ either way
 
-    def commit(self, prepared: Prepared, intake: Intake, *, held: Held) -> None:
-        """Make the channels and their capture what was agreed, and what the metadata says of them by now."""
-        at_ns = clock.wall_ns()
+    def commit(self, prepared: Prepared, intake: Intake, *, held: Held, at_ns: int) -> None:
+        """Make the channels and their capture what was agreed at `at_ns`, and what the metadata says of them by now."""
         changed: dict[int, Channel] = {}
         for change in prepared.changes:
             channel = prepared.channels[change.channel.index]
@@ -196,10 +195,10 @@ class Negotiation:
         self._data.local_sdp = prepared.text
         self._fresh = False
 
-    def follow_holds(self, held: Held, intake: Intake) -> None:
+    def follow_holds(self, held: Held, intake: Intake, *, at_ns: int) -> None:
         """Metadata that came without SDP may hold a stream, or take it off hold; it is captured all the while."""
         for channel in streams.holds(self._data.channels, held):
-            intake.change(channel, clock.wall_ns())
+            intake.change(channel, at_ns)
             self._data.channels[channel.index] = channel
 
     def release(self, prepared: Prepared) -> None:

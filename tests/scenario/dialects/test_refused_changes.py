@@ -1,7 +1,11 @@
 """A re-INVITE or UPDATE that is refused or cancelled changes nothing (RFC 6141, RFC 3261 section 14.1)."""
 
+import asyncio
+import os
+
 import pytest
 
+from siprec.media.part import load
 from siprec.sdp.model import SessionDescription
 from siprec.sip.message import Request, parse
 from siprec.store import codec
@@ -14,6 +18,12 @@ SNAPSHOT = (
     '<session session_id="MDAwMDAwMDAwMDAwMDAwMQ=="/><participant participant_id="Y2Fyb2w=">'
     '<nameID aor="sip:carol@example.com"><name>Carol</name></nameID></participant></recording>'
 )
+PARTIAL = (
+    '<recording xmlns="urn:ietf:params:xml:ns:recording:1"><datamode>partial</datamode>'
+    '<participantstreamassoc participant_id="cGFydGljaXBhbnQtQWxpYw==">{sends}'
+    "<recv>c3RyZWFtLW9mLUJvYi0tLQ==</recv></participantstreamassoc></recording>"
+)
+"""Alice sends, or not."""
 
 
 def with_metadata(offer: SessionDescription | str) -> bytes:
@@ -97,3 +107,58 @@ async def test_the_journal_knows_of_a_new_stream_before_it_is_promised(server: S
     await src.ack()
     await src.speak("c_leg")
     assert (await src.bye()).ssrcs[2] == [src.ssrc("c_leg")]
+
+
+@pytest.mark.parametrize("way", ["inactive", "metadata"])
+async def test_disk_and_journal_know_of_a_pause_and_its_end_before_they_are_agreed(server: Server, way: str) -> None:
+    """Else a kill at once would leave a part that hears nothing, or a successor that records what was paused."""
+    src = server.src("trait-09-failover")
+    assert (await src.send("good")).status == 200
+    await src.ack()
+    assert src.invite is not None
+    recorded = server.of(src.invite.call_id)
+    receive, store = src.receive, server.store
+    assert isinstance(store, SqliteSessionStore)
+    known: list[tuple[str, str, int]] = []
+
+    def look(data: bytes) -> None:
+        if b"200 OK" in data[:20]:
+            (part,) = recorded.folder.parts()
+            written = load(part.control.read_bytes()).streams[0].phases[-1].mode
+            journaled = codec.decode(store._table.get(recorded.manifest.id)).call.channels[0].mode
+            known.append((written, journaled, store.health().dirty))
+        receive(data)
+
+    src.receive = look  # type: ignore[method-assign]
+    held = ("paused", "paused") if way == "inactive" else ("metadata-hold", "hold")
+    for number, modes in enumerate([held, ("active", "active")]):
+        body, kind = change(src, way, modes[1])
+        assert (await src.exchange(src.build("UPDATE", body=body, content_type=kind))).status == 200
+        assert known[number] == (*modes, 0)
+
+
+async def test_a_disk_that_stands_still_keeps_no_answer_back_for_long(server: Server) -> None:
+    """The pause is agreed after half a second; what is written of it waits for the disk."""
+    src = await begun(server)
+    assert src.invite is not None
+    (part,) = server.of(src.invite.call_id).folder.parts()
+    os.mkfifo(stuck := part.path / ".part.json.new")  # a pipe without a reader takes as long to open as such a disk
+    body, _ = change(src, "inactive", "paused")
+    assert (await src.exchange(src.build("UPDATE", body=body))).status == 200
+    with stuck.open("rb") as back:
+        await asyncio.to_thread(back.read)
+    body, _ = change(src, "inactive", "active")
+    assert (await src.exchange(src.build("UPDATE", body=body))).status == 200
+    await src.speak("a_leg")
+    recorded = await src.bye()
+    assert recorded.causes == {(1, "paused")}  # the one that said sendonly
+    assert recorded.manifest.channels[0].packets == 5
+
+
+def change(src: Src, way: str, mode: str) -> tuple[bytes, str]:
+    """The body of a request that makes the first stream do that, and its type."""
+    if way == "inactive":
+        wanted = ("a=inactive", "a=sendonly") if mode == "active" else ("a=sendonly", "a=inactive")
+        return str(src.offer).replace(*wanted).encode(), "application/sdp"
+    sends = "" if mode == "hold" else "<send>c3RyZWFtLW9mLUFsaWNlLQ==</send>"
+    return PARTIAL.format(sends=sends).encode(), "application/rs-metadata+xml"

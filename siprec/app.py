@@ -231,12 +231,14 @@ async def _shared_state(
 
 async def _stop(recorder: Recorder, timeout: float, store: FdStore, ending: Ending, listeners: ExitStack) -> None:
     if ending.hand_over:
+        await recorder.await_disk(store, still=lambda: ending.hand_over)
+    if ending.hand_over:
         listeners.close()  # what comes from now on waits in the kernel for our successor
         await recorder.hand_over()
         log.get().info("handing over")
         return
     store.stopping()
-    left = await recorder.stop(timeout)
+    left = await recorder.stop(timeout, store)
     tasks = len(asyncio.all_tasks()) - 1 - store.present  # without this one and the pulse
     log.get().info("stopped", recordings_left_for_next_start=left, tasks_left=tasks)
 

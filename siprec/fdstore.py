@@ -149,6 +149,10 @@ class FdStore:
         """One line for whoever asks `systemctl status`."""
         return self.say(f"STATUS={text}")
 
+    def extend(self, seconds: float) -> bool:
+        """Ask for so much time from now on, to end or to hand over in."""
+        return self.say(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
     def stopping(self) -> bool:
         return self.say("STOPPING=1")
 

@@ -42,7 +42,9 @@ FIRST_DELAY, LAST_DELAY = 0.25, 5.0
 """Seconds before the next start then; doubled each time."""
 
 HAND_OVER_SECONDS = 5.0
-"""A worker that has not ended by then is killed: what it has not written yet is a tick of packets at most."""
+"""A worker that has not ended by then, nor asked for more time (its disk takes nothing), is killed: what it has not
+written yet is a tick of packets at most.
+"""
 
 PAUSED_SECONDS = 0.5
 """When we ourselves wake this much too late, the whole machine stood still, and the worker is not to blame."""
@@ -54,7 +56,7 @@ EXIT_FAILED = 1
 
 HANDLED = (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
-RELAYED = frozenset({"READY", "STATUS", "WATCHDOG"})
+RELAYED = frozenset({"READY", "STATUS", "WATCHDOG", "EXTEND_TIMEOUT_USEC"})
 """What a systemd above us, that keeps no sockets, wants to hear."""
 
 
@@ -129,6 +131,8 @@ class Keeper:
             self._kill_at = time.monotonic() + WATCHDOG_SECONDS
         if said.get("STOPPING") == "1" and self._watching:  # it renders on, and has time limits of its own
             self._watching, self._kill_at = False, None
+        if (extended := said.get("EXTEND_TIMEOUT_USEC", "")).isdecimal() and self._handing_over:
+            self._kill_at = time.monotonic() + int(extended) / 1e6
         for key in RELAYED & said.keys():
             self._above.say(f"{key}={said[key]}")
         name = said.get("FDNAME", "")
@@ -247,9 +251,13 @@ class Keeper:
         self._checker = 0
         if code != 0:
             say("worker not replaced: the new one would not start", exit_code=code)
-        elif self._worker and self._told_at is None:
+        elif self._worker and self._told_at is None and not self._handing_over:
             self._watching, self._kill_at = False, time.monotonic() + HAND_OVER_SECONDS
             os.kill(self._worker, signal.SIGUSR1)
+
+    @property
+    def _handing_over(self) -> bool:
+        return self._kill_at is not None and not self._watching
 
     def _stop(self) -> None:
         now = time.monotonic()

@@ -61,12 +61,14 @@ BACKLOG_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Everything since start, for logs and metrics. `written` and `backlog` in bytes of records."""
+    """Everything since start, for logs and metrics. `written` and `backlog` in bytes of records; `troubled`: files that
+    the disk does not take now."""
 
     streams: int = 0
     packets: int = 0
     written: int = 0
     backlog: int = 0
+    troubled: int = 0
     kernel_drops: int = 0
     write_errors: int = 0
     receive_errors: int = 0

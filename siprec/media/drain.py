@@ -338,7 +338,8 @@ class Drain:
             return
         del self._sessions[session]
         self._plan = None
-        self._read(_Plan([(session.file, session.streams)], rtcp=True))
+        if not (self._stopping and self._writer.failing):  # in its socket a packet may outlive us, for a successor
+            self._read(_Plan([(session.file, session.streams)], rtcp=True))
         for stream in session.streams:
             self._end(session, stream)
         session.streams.clear()

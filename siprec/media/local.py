@@ -85,6 +85,7 @@ class LocalCapture:
             packets=drain.packets,
             written=writer.written,
             backlog=writer.waiting_bytes,
+            troubled=writer.troubled,
             kernel_drops=drain.kernel_drops,
             write_errors=writer.errors,
             receive_errors=drain.receive_errors,

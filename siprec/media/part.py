@@ -27,6 +27,9 @@ that what comes is to be heard; paused by the SRC; removed from the session."""
 HEARD: frozenset[Mode] = frozenset({"active", "metadata-hold"})
 """Modes in which RTP that comes is rendered."""
 
+Cause = Literal["kernel_drop", "disk", "backlog", "interrupted"]
+"""Why a capture may miss something."""
+
 
 @dataclass(frozen=True, slots=True)
 class PayloadFormat:
@@ -68,7 +71,7 @@ class Outage:
 
     start_ns: int
     end_ns: int
-    cause: Literal["kernel_drop", "disk", "backlog", "interrupted"]
+    cause: Cause
     channel: int | None = None  # None: all channels
     packets: int = 0
 

@@ -363,6 +363,11 @@ class Writer:
         """What was handed over and is neither in a file nor given up."""
         return self._queued - self._done
 
+    @property
+    def troubled(self) -> int:
+        """Files that cannot be written now."""
+        return len(self._troubled)
+
     def start(self) -> None:
         self.syncer.start()
         self._thread.start()
@@ -401,8 +406,7 @@ class Writer:
             if self._troubled and clock.monotonic() >= self._retry_at:
                 self._retry()
         self._retry()
-        for file in list(self._troubled):
-            self._give_up(file)
+        self._give_up(list(self._troubled))
 
     def _write_all(self, pieces: Pieces, now: float) -> None:
         """Thousands of pieces a second, so nothing is done for each that can be done for all."""
@@ -462,15 +466,18 @@ class Writer:
     def _retry(self) -> None:
         now = clock.monotonic()
         self._retry_at = now + RETRY_SECONDS
+        given_up = []
         for file in list(self._troubled):
             if self._catch_up(file):
                 del self._troubled[file]
                 _finish(file)
             elif file.finish and now >= file.finish_by:
-                self._give_up(file)
+                given_up.append(file)
+        self._give_up(given_up)
         if self.failing and not self._troubled:
             self.failing = False
-            self._on_fault(Fault("disk", False, "writing works again"))
+            if not given_up:
+                self._on_fault(Fault("disk", False, "writing works again"))
 
     def _catch_up(self, file: CaptureFile) -> bool:
         waiting = self._troubled[file]
@@ -490,15 +497,21 @@ class Writer:
         self.syncer.touched([file])
         return True
 
-    def _give_up(self, file: CaptureFile) -> None:
-        """Nothing more can be done for this file: what waits is lost, with its cause."""
-        for data in self._troubled.pop(file, ()):
-            first_ns, last_ns, packets = pcap.span(data)
-            file.outages.add(Outage(first_ns, last_ns, "disk", packets=packets))
-            self._done += len(data)
-        with contextlib.suppress(OSError):
-            file.cut()
-        _finish(file)
+    def _give_up(self, files: Sequence[CaptureFile]) -> None:
+        """Nothing more can be done for these files: what waits is lost, with its cause."""
+        lost = 0
+        for file in files:
+            for data in self._troubled.pop(file):
+                first_ns, last_ns, packets = pcap.span(data)
+                file.outages.add(Outage(first_ns, last_ns, "disk", packets=packets))
+                self._done += len(data)
+                lost += packets
+            with contextlib.suppress(OSError):
+                file.cut()
+        if lost:
+            self._on_fault(Fault("disk", True, f"{lost} packets of {len(files)} calls waited in vain, and are lost"))
+        for file in files:
+            _finish(file)
 
     def _sync(self, file: CaptureFile, future: Future[None]) -> None:
         self.syncer.flush(file, file.descriptor, close=False, done=lambda: resolve(future, None))

@@ -15,6 +15,7 @@ from functools import partial
 from siprec import clock, log
 from siprec.archive.folder import RecordingFolder, new_session_id
 from siprec.errors import PeerError
+from siprec.media.part import Cause
 from siprec.media.ports import PortPair
 from siprec.recorder import answer, describe, refusal
 from siprec.recorder.books import Books
@@ -139,13 +140,12 @@ class Call:
         """Let go of what refers to us, when `run` has returned: else all of it would stay until garbage is searched."""
         del self.contact, self.books, self.leg, self.on_dialog
 
-    def recapture(self, pairs: dict[int, PortPair], *, lasting: bool) -> None:
-        """In a files thread: a part of its own for a stored session, on the sockets it had.
-
-        `lasting`: they outlived the old process; what came meanwhile waits in them, stamped with its arrival.
+    def recapture(self, pairs: dict[int, PortPair], *, lasting: bool, cause: Cause) -> None:
+        """In a files thread: a part of its own for a stored session, on the sockets it had. `lasting`: they outlived
+        the old process; what came meanwhile waits in them, stamped with its arrival. `cause`: of what is missing.
         """
         started_ns = self.data.started_ns if lasting else None
-        self.leg.reopen(self.folder, pairs, started_ns=started_ns or clock.wall_ns())
+        self.leg.reopen(self.folder, pairs, started_ns=started_ns or clock.wall_ns(), cause=cause)
 
     def resume(self) -> None:
         """Carry a stored session on; what tells of it is written when it gets `Restored`."""

@@ -263,6 +263,12 @@ class Intake:
             self._ports.release(pair, self._now())
         self._planned.clear()
 
+    def note_outages(self) -> bool:
+        """Have `part` tell of all outages of the capture, which stays as it is; whether there are any."""
+        found = self._capture.outages() if self._capture else ()
+        self.part.outages.extend(found)
+        return bool(found)
+
     async def finish(self, at_ns: int) -> CaptureResult:
         """Drain what the kernel still holds, write all, give the ports back. `part` is complete afterwards."""
         assert self._capture is not None, "what was not begun is withdrawn"

@@ -19,7 +19,7 @@ from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest, RefusedEntry
 from siprec.errors import ArchiveError, LocalError, Overload
 from siprec.media.capture import CaptureResult, SessionCapture
-from siprec.media.part import Outage, Part
+from siprec.media.part import Cause, Outage, Part
 from siprec.media.ports import PortPair
 from siprec.media.writer import CLOSE_PATIENCE, RETRY_SECONDS
 from siprec.recorder.dossier import Dossier, Papers, timestamp
@@ -113,8 +113,9 @@ class Leg:
     def _capture(self, directory: Path) -> SessionCapture:
         return self._use.capture.open(directory, segment_seconds=self._use.policy.segment_seconds)
 
-    def reopen(self, folder: RecordingFolder, pairs: dict[int, PortPair], *, started_ns: int) -> None:
+    def reopen(self, folder: RecordingFolder, pairs: dict[int, PortPair], *, started_ns: int, cause: Cause) -> None:
         """Make a further part that captures a restored session's open channels; each socket is taken out of `pairs`.
+        `cause`: of what is missing before it.
 
         To be called in a files thread, before anybody else knows of this leg. Raises OSError, ArchiveError, LocalError.
         """
@@ -133,7 +134,7 @@ class Leg:
             if channel.index in pairs:
                 self.intake.open(channel, pairs[channel.index], now_ns)
                 del pairs[channel.index]
-        self.interrupted_since(self._data.saved_ns)
+        self.part.outages.append(Outage(self._data.saved_ns, now_ns, cause))
         with contextlib.suppress(OSError):  # then it is written with the next save
             dossier.write(Papers(), self.part)  # without it nobody could read the capture, should we die right now
 
@@ -243,6 +244,11 @@ class Leg:
         self.part.outages.append(Outage(since_ns, clock.wall_ns(), "interrupted"))
 
     # ------------------------------------------------------------------ files
+
+    async def leave(self) -> None:
+        """Have part.json tell a successor what this process knows to be missing. Raises OSError."""
+        if self._intake is not None and self._intake.note_outages():
+            await self._write(None)
 
     async def save(self, manifest: Manifest) -> None:
         """Bring recording.json, part.json and the events up to date. Raises OSError, NotOwner."""

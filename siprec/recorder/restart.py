@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from siprec import clock
 from siprec.errors import ConfigurationError, StoreError, is_disk_trouble
 from siprec.log import Logger
+from siprec.media.part import Cause
 from siprec.media.ports import PortPair
 from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities
@@ -155,7 +156,9 @@ class Restart:
         outcomes: list[tuple[Held, Exception | None]] = []
         for each in batch:
             try:
-                each.call.recapture(each.pairs, lasting=each.lasting)
+                # A disk that took nothing took nothing either of what the old process had in memory.
+                cause: Cause = "disk" if each.call.data.session_id in self.waiting else "interrupted"
+                each.call.recapture(each.pairs, lasting=each.lasting, cause=cause)
                 outcomes.append((each, None))
             except Exception as error:  # noqa: BLE001  as above
                 outcomes.append((each, error))

@@ -13,6 +13,8 @@ from pyee import EventEmitter
 from siprec import clock, log
 from siprec.cluster.base import Wish
 from siprec.errors import PeerError, SipError, SiprecError, StoreError
+from siprec.fdstore import FdStore
+from siprec.media.writer import CLOSE_PATIENCE
 from siprec.recorder.call import Call
 from siprec.recorder.ebb import Ebb, give_memory_back, keep_low_iterators
 from siprec.recorder.facilities import Facilities, contact
@@ -54,6 +56,12 @@ from siprec.store.base import SessionRecord
 
 WATCH_SECONDS = 0.5
 """How often interrupted sessions are looked at: RTP that returns should be seen at once."""
+
+LOOK_SECONDS = 0.02
+"""Between two looks whether the disk has what waits for it: an upgrade is not to be noticed."""
+
+TELL_SECONDS = 1.0
+"""A hand-over that waits longer for the disk says so, and asks for time."""
 
 FINISHED = frozenset({State.ENDED, State.FAILED})
 
@@ -421,8 +429,21 @@ class Recorder:
                 with contextlib.suppress(SiprecError, OSError):  # the next start tries again
                     await asyncio.to_thread(mark_failed, folder.path, str(error))
 
-    async def stop(self, timeout: float) -> int:
-        """No new calls, BYE to live ones, captures closed, rendering for `timeout` seconds.
+    async def await_disk(self, store: FdStore, *, still: Callable[[], bool]) -> None:
+        """Record on until the disk has what was read by now, or CLOSE_PATIENCE seconds, while `still` holds."""
+        began, first, told = clock.monotonic(), self._use.capture.totals(), False
+        while still() and (waited := clock.monotonic() - began) < CLOSE_PATIENCE:
+            now = self._use.capture.totals()
+            if not now.troubled and (now.written >= first.written + first.backlog or not now.backlog):
+                return
+            if waited >= TELL_SECONDS and not told:
+                self.log.error("handing over waits for the disk", bytes=now.backlog, limit_s=CLOSE_PATIENCE)
+                told = store.extend(CLOSE_PATIENCE + CLOSE_SECONDS) or True
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def stop(self, timeout: float, store: FdStore) -> int:
+        """No new calls, BYE to live ones, captures closed, rendering for `timeout` seconds. With a disk in trouble it
+        takes CLOSE_PATIENCE seconds more at most, for which `store`, who may be waiting for our end, is asked.
 
         Returns how many recordings were left for the next start.
         """
@@ -433,6 +454,10 @@ class Recorder:
         if calls or self._renderings.calls:
             self.log.info("stopping", calls=len(calls), rendering_for_s=timeout)
             await _all([call.closed for call in calls], CLOSE_SECONDS)
+            if troubled := self._use.capture.totals().troubled:
+                self.log.error("stop waits for the disk", files=troubled, limit_s=CLOSE_PATIENCE)
+                store.extend(CLOSE_PATIENCE + timeout + CLOSE_SECONDS)
+                await _all([call.closed for call in calls], CLOSE_PATIENCE)
             await self._renderings.finish(timeout)
         for task in self._tasks:
             task.cancel()
@@ -451,13 +476,19 @@ class Recorder:
     async def hand_over(self) -> None:
         """Leave every call where it stands to a successor: no BYE, no rendering, no port given back."""
         self.gate.draining = True
-        for call in list(self._calls.values()):
+        calls = list(self._calls.values())
+        for call in calls:
             if call.data.session_id in self._calls:  # it may have ended while others were kept
                 await call.books.keep_now()
         await self._renderings.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._use.capture.totals().troubled:  # what waits is given up with this, and known then
+            await asyncio.to_thread(self._use.capture.stop)
+        for call in calls:
+            with contextlib.suppress(OSError):  # the log has told
+                await call.leg.leave()
 
     # ------------------------------------------------------------------ private
 

@@ -6,15 +6,13 @@ import asyncio
 import math
 import os
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from siprec.media.ports import RECEIVE_BUFFER, buffered_seconds
 from tests.failover.calls import TOLD_MS, calling, expect_one_each, rendered
 from tests.failover.figures import Row, count, mark
+from tests.support.disk import fill, small_disk
 from tests.support.server import serving
 
 DISK_MIB = 96
@@ -33,8 +31,6 @@ ALLOWED_MS = 1000
 
 GAP_MS = 200
 """From so long a gap on, the verdict tells of it."""
-
-CHUNK = 1 << 20
 
 
 async def filled(root: Path, quick: bool) -> list[Row]:
@@ -61,11 +57,11 @@ async def _measure(root: Path, sessions: int, seconds: float, **environ: str) ->
     if os.geteuid() != 0:
         row.details["skipped"] = "a file system of its own needs root"
         return row
-    with _small_disk(root), serving(root, CAPTURE_KEEP="always", **environ) as server:
+    with small_disk(root, DISK_MIB), serving(root, CAPTURE_KEEP="always", **environ) as server:
         async with calling(server.uri, sessions) as calls:
             worker, before = server.worker, [folder.session_id for folder in server.recordings()]
             marks, began = mark(calls.streams), time.monotonic()
-            filler = await asyncio.to_thread(_fill, root)
+            filler = await asyncio.to_thread(fill, root)
             await asyncio.sleep(seconds - (time.monotonic() - began))
             filler.unlink()
             fault_ms = (time.monotonic() - began) * 1000
@@ -88,25 +84,3 @@ async def _measure(root: Path, sessions: int, seconds: float, **environ: str) ->
     row.expect(causes == (["disk"] if any(row.packets_lost) else []), f"causes of gaps: {causes}")
     row.expect(max(row.milliseconds) <= fault_ms + ALLOWED_MS, "the gap is longer than the fault")
     return row
-
-
-def _fill(root: Path) -> Path:
-    """Write until nothing fits any more."""
-    filler = root / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (CHUNK, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    return filler
-
-
-@contextmanager
-def _small_disk(root: Path) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "siprec-failover", str(root)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=True)

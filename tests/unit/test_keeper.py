@@ -347,6 +347,21 @@ def test_a_worker_that_does_not_hand_over_is_killed(kept: Start) -> None:
     assert server.ready() == port
 
 
+def test_a_worker_may_ask_for_time_to_hand_over(kept: Start) -> None:
+    """Its disk takes nothing for now; another hang-up meanwhile changes nothing."""
+    hand_over = (
+        "def hand_over(*_):\n    store.extend(30); say('asked')\n    time.sleep(0.6); os._exit(fdstore.EXIT_REPLACE)\n"
+        "signal.signal(signal.SIGUSR1, hand_over)\n"
+    )
+    server = kept(hand_over + SERVING, command=impatient("HAND_OVER_SECONDS = 0.3"))
+    port = server.ready()
+    server.signal(signal.SIGHUP)
+    server.next("asked")
+    server.signal(signal.SIGHUP)
+    assert server.ready() == port
+    assert not [line for line in server.lines if "stuck" in line]
+
+
 BEATING = (
     "import threading\n"
     + "def beat():\n    while store.watchdog(): time.sleep(0.2)\n"

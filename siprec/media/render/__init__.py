@@ -19,7 +19,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from siprec.media.render.gaps import Span, excused, gaps, held_by_metadata, interruptions, outages, silent_phases
+from siprec.media.render.gaps import (
+    Span,
+    excused,
+    gaps,
+    given_up,
+    held_by_metadata,
+    interruptions,
+    outages,
+    silent_phases,
+)
 from siprec.media.render.mix import Meter, Mixer
 from siprec.media.render.order import Order, Ordered, ordered
 from siprec.media.render.plane import Samples
@@ -106,7 +115,11 @@ class Rendering:
         silences = silent_phases(self._spans, self.start_ns, self.end_ns, self._meter.laid())
         listed, omitted = gaps(
             losses,
-            [*silences, *interruptions(self._spans, self.start_ns, self.end_ns)],
+            [
+                *silences,
+                *interruptions(self._spans, self.start_ns, self.end_ns),
+                *given_up(self._spans, self.start_ns),
+            ],
             outages(self._spans, self.start_ns),
             self.end_ns - self.start_ns,
         )

@@ -14,7 +14,7 @@ from siprec.media.render.report import MAX_GAPS, Gap
 NEAR_NS = 500_000_000
 """How close a loss has to be to an outage to be its doing: outages are noted by ticks and seconds."""
 
-RANK = {"paused": 0, "hold": 1, "interrupted": 2, "disk": 3, "backlog": 4, "kernel_drop": 5, "loss": 6}
+RANK = {"paused": 0, "hold": 1, "disk": 2, "interrupted": 3, "backlog": 4, "kernel_drop": 5, "loss": 6}
 """Where two causes meet, the one that says more counts."""
 
 
@@ -92,6 +92,19 @@ def interruptions(spans: Sequence[Span], start_ns: int, end_ns: int) -> list[Mis
     return found
 
 
+def given_up(spans: Sequence[Span], start_ns: int) -> list[Missing]:
+    """What was received and waited for the disk in vain, on every channel of its part: whether a packet came after it,
+    by whose number it is missed, or not.
+    """
+    return [
+        Missing(channel, span.undo.at(each.start_ns) - start_ns, span.undo.at(each.end_ns) - start_ns, each.cause)
+        for span in spans
+        for each in span.part.outages
+        if each.cause == "disk" and each.packets
+        for channel in sorted({stream.channel for stream in span.part.streams})
+    ]
+
+
 def outages(spans: Sequence[Span], start_ns: int) -> list[Missing]:
     """What the captures themselves say may be missing; channel -1 is all."""
     return [
@@ -110,8 +123,8 @@ def gaps(losses: Iterable[Missing], known: Sequence[Missing], causes: Sequence[M
          ) -> tuple[tuple[Gap, ...], int]:  # fmt: skip
     """All gaps of a recording of `length_ns`, by time, none overlapping on a channel, neighbours of one cause joined.
 
-    `known` are gaps by themselves (holds, pauses, interruptions); each of `losses` takes the cause of the outage
-    (`causes`) or interruption next to it. Also returns how many gaps the list's limit left out.
+    `known` are gaps by themselves (holds, pauses, interruptions, what was given up); each of `losses` takes the cause
+    of the outage (`causes`) or interruption next to it. Also returns how many gaps the list's limit left out.
     """
     reasons = [*causes, *(each for each in known if each.cause == "interrupted")]
     explained = [_explain(each, reasons) for each in losses]
@@ -160,7 +173,7 @@ def _explain(loss: Missing, reasons: Sequence[Missing]) -> Missing:
         for each in reasons
         if each.channel in (-1, loss.channel) and each.start - NEAR_NS < loss.end and loss.start < each.end + NEAR_NS
     ]
-    return Missing(loss.channel, loss.start, loss.end, min(near, key=RANK.__getitem__, default=loss.cause))
+    return replace(loss, cause=min(near, key=RANK.__getitem__, default=loss.cause))
 
 
 def _flatten(missing: list[Missing], length_ns: int) -> list[Missing]:

@@ -139,7 +139,7 @@ class Process:
 
 
 def summed(one: Totals, other: Totals) -> Totals:
-    """Of two workers one after the other: streams and backlog are those of the living."""
+    """Of two workers one after the other: streams, backlog and trouble are those of the living."""
     return Totals(
         packets=one.packets + other.packets,
         written=one.written + other.written,

@@ -3,15 +3,20 @@
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from siprec.errors import ArchiveError
+from siprec.media import writer
 from siprec.media.capture import SessionCapture
 from siprec.media.local import LocalCapture
+from siprec.media.part import load
+from siprec.recorder import service
 from siprec.sip.message import Request
+from tests.support.disk import FileSize
 from tests.support.failover import ALLOW, call_id, caller, come_again, named, recorded_call, reinvite, until
 from tests.support.replay import TICK_SECONDS, Server, Src, recording_server
 
@@ -317,3 +322,60 @@ async def test_a_pause_lasts_over_a_restart(tmp_path: Path) -> None:
     manifest = recorded.manifest
     assert {(each.channel, each.cause) for each in manifest.gaps} == {(0, "paused"), (1, "paused")}
     assert manifest.verdict == "ok", manifest.verdict_reason
+
+
+@pytest.fixture
+def limit() -> Iterator[FileSize]:
+    made = FileSize()
+    yield made
+    made.lift()
+
+
+FULL_AT = 400_000
+"""Bytes of a capture; the journal of one call stays below it."""
+
+
+async def filled(server: Server, src: Src) -> None:
+    """Speak until the capture takes no more."""
+    while not server.capture.totals().troubled:
+        await src.speak("1", packets=300)
+
+
+async def test_what_the_disk_never_took_is_told_by_a_hand_over(
+    tmp_path: Path, limit: FileSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker waits, gives up, and says so; what comes then waits in the sockets of the successor."""
+    monkeypatch.setattr(service, "CLOSE_PATIENCE", 0.3)
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+        limit.set(FULL_AT)
+        await filled(first, src)
+    limit.lift()
+    (part,) = first.of(call_id(src)).folder.parts()
+    lost = sum(each.packets for each in load(part.control.read_bytes()).outages)
+    said = [each["detail"] for each in first.log if each["event"] == "capture in trouble"]
+    assert said[1:] == [f"{lost} packets of 1 calls waited in vain, and are lost"]
+    async with serving(tmp_path) as second:
+        src.server = second
+        await src.speak("1")
+        manifest = (await src.bye()).manifest
+    assert manifest.channels[0].lost == lost > 0
+    assert {each.cause for each in manifest.gaps} == {"disk", "interrupted"}  # the latter is the time down
+
+
+async def test_what_the_disk_never_took_is_told_by_a_stop(
+    tmp_path: Path, limit: FileSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_PATIENCE", 0.3)
+    async with serving(tmp_path) as server:
+        src = await recorded_call(server)
+        limit.set(FULL_AT)
+        await filled(server, src)
+        monkeypatch.setattr(service, "CLOSE_SECONDS", 0.1)
+    limit.lift()
+    manifest = server.of(call_id(src)).manifest
+    (part,) = server.of(call_id(src)).folder.parts()
+    outages = load(part.control.read_bytes()).outages
+    assert {(each.cause, each.packets > 0) for each in outages} == {("disk", True)}
+    assert {each.cause for each in manifest.gaps} == {"disk"}
+    assert "stop waits for the disk" in {each["event"] for each in server.log}

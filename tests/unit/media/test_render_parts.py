@@ -108,6 +108,17 @@ def test_a_hold_lasts_over_a_restart(tmp_path: Path, mode: Mode, kept: bool) -> 
     assert report.channels[0].lost == 0
 
 
+def test_a_part_cut_short_was_there_until_what_it_told_last(tmp_path: Path) -> None:
+    """A second before it was held, its stream fell silent: nobody knows of a packet that is missing."""
+    held = Channel(phases=[(0, "active"), (3 * SECOND, "hold")])
+    sent = Sender().send(payloads(noise(100)))
+    first = Folder(channels=[held], end=None).write(tmp_path / "1", sent)
+    second = Folder(channels=[Channel(since=6 * SECOND)], start=6 * SECOND, fence=2).write(tmp_path / "2", [])
+    assert [(each.start, each.length, each.cause) for each in render([first, second]).report.gaps] == [
+        (3.0, 3.0, "hold")
+    ]
+
+
 def test_a_hold_lasts_until_its_src_comes_again(tmp_path: Path) -> None:
     """With Replaces: the part before was closed with the last packet it had."""
     sent = Sender().send(payloads(noise(500)))
@@ -126,6 +137,12 @@ def test_packets_missing_beside_a_pause_are_lost(tmp_path: Path) -> None:
     report = render([Folder(channels=[paused]).write(tmp_path / "1", [*sent[:200], *sent[400:]])]).report
     assert [(each.start, each.length, each.cause) for each in report.gaps] == [(4.0, 3.0, "paused"), (7.0, 1.0, "loss")]
     assert report.channels[0].lost == 50
+
+
+def test_what_waited_in_vain_for_the_disk_is_a_gap_though_no_packet_came_after_it(tmp_path: Path) -> None:
+    lost = replace(outage(3 * SECOND, 4 * SECOND, "disk"), packets=50)
+    path = Folder(end=5 * SECOND, outages=[lost]).write(tmp_path / "1", Sender().send(payloads(noise(150))))
+    assert [(each.start, each.length, each.cause) for each in render([path]).report.gaps] == [(3.0, 1.0, "disk")]
 
 
 def test_files_of_one_part_continue_each_other(tmp_path: Path) -> None:

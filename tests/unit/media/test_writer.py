@@ -1,6 +1,5 @@
 """The writer and a disk in trouble: nothing torn, nothing lost while memory lasts, everything said."""
 
-import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from siprec.errors import ArchiveError
 from siprec.media import pcap, writer
 from siprec.media.part import Outage
+from tests.support.disk import FileSize
 
 RECORD = pcap.record(5_000_000_000, bytes(172), source=("192.0.2.1", 1), destination=("192.0.2.2", 2))
 
@@ -52,22 +52,6 @@ def harness() -> Iterator[Harness]:
     made = Harness()
     yield made
     made.writer.stop()
-
-
-class FileSize:
-    """A limit on every file of this process: writing past it is short, then fails, as on a full disk.
-
-    A test lifts it before it ends: pytest's own output may be a file too.
-    """
-
-    def __init__(self) -> None:
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def set(self, size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.before[1]))
-
-    def lift(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
 
 
 @pytest.fixture
@@ -173,6 +157,7 @@ def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Pat
     harness.writer.stop()
     assert done.is_set()
     assert [each.packets for each in file.outages.all()] == [1]
+    assert harness.faults[-1].detail == "1 packets of 1 calls waited in vain, and are lost"
     limit.lift()
 
 

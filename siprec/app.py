@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import random
@@ -13,7 +14,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,17 @@ async def start(
         )
         stack.callback(pump.close)
         # Sessions of an earlier life come back here, before any request for them can, and take their sockets.
+        standing = asyncio.all_tasks()
         await recorder.restore()
+    calling = asyncio.all_tasks()
     await facilities.cluster.start()
+    standing |= asyncio.all_tasks() - calling
     stack.push_async_callback(facilities.cluster.close)
+    await recorder.restore_shared()
     listeners = stack.enter_context(ExitStack())
     sip_port = _listen(settings, pump, recorder, listeners, store)
     secure += _listen_tls(settings, pump, recorder, listeners, store, contexts=contexts)
-    stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT, store, ending, listeners)
+    stack.push_async_callback(_stop, recorder, settings.SHUTDOWN_TIMEOUT, store, ending, listeners, standing)
     tls_port = secure[0].address[1] if secure else None
     banner(configuration, node=node, limits=limits, sip_port=sip_port, tls_port=tls_port)
     unclaimed = store.discard_unclaimed()
@@ -166,7 +171,7 @@ async def _facilities(
     boot = begin(settings.state_dir, lambda: secrets.token_hex(8))
     sessions, cluster = await _shared_state(settings, stack, later, node=node, boot=boot)
     return Facilities(
-        policy=policy(settings, node),
+        policy=replace(policy(settings, node), former=former_name(settings.state_dir, node)),
         endpoint=Endpoint(
             token=lambda: secrets.token_hex(10),
             accept=bodies.ACCEPT,
@@ -229,7 +234,15 @@ async def _shared_state(
     return sessions, cluster
 
 
-async def _stop(recorder: Recorder, timeout: float, store: FdStore, ending: Ending, listeners: ExitStack) -> None:
+async def _stop(
+    recorder: Recorder,
+    timeout: float,
+    store: FdStore,
+    ending: Ending,
+    listeners: ExitStack,
+    standing: set[asyncio.Task[Any]],
+) -> None:
+    """`standing`: tasks that end with what is below the recorder."""
     if ending.hand_over:
         await recorder.await_disk(store, still=lambda: ending.hand_over)
     if ending.hand_over:
@@ -239,7 +252,7 @@ async def _stop(recorder: Recorder, timeout: float, store: FdStore, ending: Endi
         return
     store.stopping()
     left = await recorder.stop(timeout, store)
-    tasks = len(asyncio.all_tasks()) - 1 - store.present  # without this one and the pulse
+    tasks = len(asyncio.all_tasks() - standing - {asyncio.current_task()})
     log.get().info("stopped", recordings_left_for_next_start=left, tasks_left=tasks)
 
 
@@ -423,6 +436,17 @@ def node_id(settings: Settings) -> str:
     return found
 
 
+def former_name(state_dir: Path, node: str) -> str | None:
+    """The name that the server bore which used `state_dir` last, if it was another than `node`, which is noted now."""
+    path = state_dir / "last_node_id"
+    known = [each for each in (path, state_dir / "node_id") if each.exists()]
+    found = known[0].read_text(encoding="ascii", errors="replace").strip() if known else node
+    if found != node or path not in known:
+        with contextlib.suppress(OSError):  # a full disk keeps no server from starting
+            _write_node_id(path, node)
+    return found if found != node else None
+
+
 def _new_node_id() -> str:
     host = socket.gethostname().partition(".")[0]
     plain = "".join(each if each.isascii() and each.isalnum() else "-" for each in host)[:20]
@@ -431,7 +455,7 @@ def _new_node_id() -> str:
 
 def _write_node_id(path: Path, name: str) -> None:
     """On the disk before anything bears the name: a name that a crash takes away would orphan all recordings."""
-    unborn = path.with_name("node_id.new")
+    unborn = path.with_name(f"{path.name}.new")
     with unborn.open("w", encoding="ascii") as file:
         file.write(f"{name}\n")
         file.flush()

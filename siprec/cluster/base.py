@@ -29,6 +29,10 @@ class Cluster(Protocol):
     @property
     def alone(self) -> bool: ...
 
+    @property
+    def named(self) -> bool:
+        """Whether no other living server has this node's name: it is known, since the start or a while later."""
+
     async def start(self) -> None:
         """Show that this node lives, and listen. Raises DuplicateNode, which names NODE_ID."""
 
@@ -58,6 +62,7 @@ class SingleNode:
     """No other nodes: this one may do everything."""
 
     alone = True
+    named = True
 
     async def start(self) -> None:
         """Nobody is to be told."""

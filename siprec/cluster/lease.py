@@ -125,6 +125,8 @@ class NodeLease:
     async def _watch_other(self) -> None:
         left = -1
         while not await self.renew():
+            if left < 0:
+                self._log.warning("waiting for the lease of this node's name to run out", node=self._node)
             ttl = await self._shared.call(lambda client: client.pttl(layout.heartbeat(self._node)), probe=True)
             if left >= 0 and ttl > left:
                 raise DuplicateNode(

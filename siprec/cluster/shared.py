@@ -48,6 +48,10 @@ class SharedCluster:
 
     alone = False
 
+    @property
+    def named(self) -> bool:
+        return self.lease.held
+
     async def start(self) -> None:
         await self.lease.start()
         await self.hand_over.start()

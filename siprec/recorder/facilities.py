@@ -26,10 +26,14 @@ from siprec.store.base import SessionStore
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings that decide how a call is recorded; plain values, see siprec.config for their meaning."""
+    """The settings that decide how a call is recorded; plain values, see siprec.config for their meaning.
+
+    `former`: the name under which this node's STATE_DIR was used before, if that was another.
+    """
 
     root: Path
     node: str
+    former: str | None = None
     strict: bool = False
     external: tuple[IpAddress, ...] = ()
     rtp_source: SourcePolicy = SourcePolicy.ADDRESS

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from siprec import clock
-from siprec.errors import ConfigurationError, StoreError, is_disk_trouble
+from siprec.errors import ConfigurationError, NotFound, StoreError, is_disk_trouble
 from siprec.log import Logger
 from siprec.media.part import Cause
 from siprec.media.ports import PortPair
@@ -74,6 +75,7 @@ class Restart:
         self._await_disk = await_disk
         self._log = log
         self._back: list[Call] = []
+        self._elsewhere: list[str] = []
         self.waiting: dict[str, Held] = {}
         """For the disk, by session id."""
 
@@ -82,9 +84,40 @@ class Restart:
 
         One that cannot be taken up is given up: its folder is then salvaged like any other leftover.
         """
+        owned = await self._use.store.owned(self._use.policy.node)
+        await self._take_up([*owned, *await self._renamed()])
+
+    async def _renamed(self) -> list[str]:
+        """The sessions of an earlier life under another name, as far as they may be taken up. With other nodes, one of
+        them may bear that name now: then they are left alone, and to whichever node finishes what has no owner.
+        """
+        now, alone = self._use.policy.node, self._use.cluster.alone
+        strays = await self._use.store.strays(now)
+        for former, sessions in Counter(strays.values()).items():
+            effect = "they are carried on" if alone else f"they are not carried on, unless NODE_ID is {former} again"
+            hint = f"STATE_DIR holds {sessions} sessions of node {former}; NODE_ID is now {now}"
+            self._log.warning("node renamed", hint=hint, effect=effect)
+        return list(strays) if alone else []
+
+    async def run_shared(self) -> None:
+        """Take up the sessions of this node that `run` found in the store of all nodes but not in this one's own:
+        STATE_DIR was lost. To be called once other nodes know us.
+        """
+        lost, self._elsewhere = self._elsewhere, []
+        if not lost:
+            return
+        named = self._use.cluster.named
+        effect = "they are carried on" if named else "each waits until its SRC comes"
+        self._log.warning(
+            "sessions of this node are in Redis alone", sessions=len(lost), setting="STATE_DIR", effect=effect
+        )
+        if named:
+            await self._take_up(lost, shared=True)
+
+    async def _take_up(self, session_ids: Sequence[str], *, shared: bool = False) -> None:
         began, held = clock.monotonic(), []
-        for number, session_id in enumerate(await self._use.store.owned(self._use.policy.node), 1):
-            if (each := await self._hold(session_id)) is not None:
+        for number, session_id in enumerate(session_ids, 1):
+            if (each := await self._hold(session_id, shared=shared)) is not None:
                 held.append(each)
             if number % BREATH == 0:
                 await asyncio.sleep(0)
@@ -126,11 +159,13 @@ class Restart:
 
     # ------------------------------------------------------------------ private
 
-    async def _hold(self, session_id: str) -> Held | None:
+    async def _hold(self, session_id: str, *, shared: bool) -> Held | None:
         """Own a session again, stand for its dialogs, hold its sockets; None when it is over or cannot go on."""
         pairs: dict[int, PortPair] = {}
+        store, policy = self._use.store, self._use.policy
         try:
-            record = await self._use.store.adopt(session_id, self._use.policy.node, self._use.boot, None)
+            fence = (await store.load(session_id)).call.fence if shared else None
+            record = await store.adopt(session_id, policy.node, self._use.boot, fence)
             data = record.call
             if not (data.live or data.state is State.OFFERED):
                 await self._tombstone(session_id, "bye" if data.ended_by_src else "lost")
@@ -146,6 +181,12 @@ class Restart:
                     lasting.append(lasted)
             call.adopt()
             return Held(call, pairs, bool(lasting) and all(lasting))
+        except NotFound:
+            self._elsewhere.append(session_id)
+            return None
+        except StoreError as error:
+            self._log.warning("session waits until its SRC comes", session=session_id, error=repr(error))
+            return None
         except Exception as error:  # noqa: BLE001  whatever a record holds, the other sessions go on
             self._release(pairs)
             await self._give_up(session_id, error)

@@ -269,6 +269,10 @@ class Recorder:
         await self._restart.run()
         self.neighbours.restored(list(self._calls))
 
+    async def restore_shared(self) -> None:
+        """Take up what was found in the shared store alone, once this node's name is known to be its own."""
+        await self._restart.run_shared()
+
     async def _finish_orphans(self, interval: float) -> None:
         """A task of its own: it waits for the rendering of what dead nodes left, and live calls are looked after."""
         while True:
@@ -416,7 +420,10 @@ class Recorder:
 
     async def _finish_leftovers(self) -> None:
         policy, known = self._use.policy, ChainMap[str, Any](self._calls, self._renderings.calls, self._restart.waiting)
-        found = await asyncio.to_thread(lambda: list(leftovers(policy.root, policy.node, live=known)))
+        nodes = {policy.node}
+        if policy.former is not None and self._use.cluster.alone:  # else another server may bear that name now
+            nodes.add(policy.former)
+        found = await asyncio.to_thread(lambda: list(leftovers(policy.root, nodes, live=known)))
         for number, folder in enumerate(found, 1):
             log_ = self.log.bind(session=folder.session_id, leftover=f"{number} of {len(found)}")
             try:

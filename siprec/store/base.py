@@ -86,6 +86,11 @@ class SessionStore(Protocol):
     async def owned(self, node: str) -> list[str]:
         """Ids of the living sessions that `node` carries."""
 
+    async def strays(self, node: str) -> dict[str, str]:
+        """Living sessions that this very store holds of other nodes than `node`, with their node: at a start, those of
+        an earlier life here under another name.
+        """
+
     async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         """Become the owner: the record with fence `expected_fence` + 1. Exactly one of many adopters succeeds.
 

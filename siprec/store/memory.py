@@ -36,6 +36,9 @@ class InMemorySessionStore:
     async def owned(self, node: str) -> list[str]:
         return self._table.owned(node)
 
+    async def strays(self, node: str) -> dict[str, str]:
+        return self._table.strays(node)
+
     async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         change = self._table.adopt(session_id, node, boot, expected_fence=expected_fence)
         self._note(change)

@@ -24,6 +24,9 @@ class NoOpSessionStore:
     async def owned(self, node: str) -> list[str]:
         return []
 
+    async def strays(self, node: str) -> dict[str, str]:
+        return {}
+
     async def adopt(self, session_id: str, node: str, boot: str, expected_fence: int | None) -> SessionRecord:
         raise NotFound(session_id)
 

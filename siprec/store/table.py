@@ -103,6 +103,10 @@ class Table:
         """Ids of the living sessions of `node`."""
         return [each for each, entry in self._entries.items() if entry.row.node == node]
 
+    def strays(self, node: str) -> dict[str, str]:
+        """The living sessions of all others than `node`, with their node."""
+        return {each: entry.row.node for each, entry in self._entries.items() if entry.row.node != node}
+
     # ---- writing
 
     def create(self, row: Row, keys: frozenset[IndexKey]) -> Change:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -15,14 +16,23 @@ from siprec.media.capture import SessionCapture
 from siprec.media.local import LocalCapture
 from siprec.media.part import load
 from siprec.recorder import service
+from siprec.recorder.service import Recorder
 from siprec.sip.message import Request
+from tests.support import redis_server
 from tests.support.disk import FileSize
 from tests.support.failover import ALLOW, call_id, caller, come_again, named, recorded_call, reinvite, until
+from tests.support.redis_server import RedisServer
 from tests.support.replay import TICK_SECONDS, Server, Src, recording_server
 
 
 def serving(root: Path, *, dies: bool = False, **environ: str) -> AbstractAsyncContextManager[Server]:
     return recording_server(root, dies=dies, SIP_ALLOW=ALLOW, **environ)
+
+
+def sharing(
+    root: Path, redis: RedisServer, *, dies: bool = False, **environ: str
+) -> AbstractAsyncContextManager[Server]:
+    return serving(root, dies=dies, REDUNDANCY_STORAGE_TYPE="redis", REDIS_URL=redis.url, **environ)
 
 
 async def ended(server: Server, src: Src) -> None:
@@ -379,3 +389,88 @@ async def test_what_the_disk_never_took_is_told_by_a_stop(
     assert {(each.cause, each.packets > 0) for each in outages} == {("disk", True)}
     assert {each.cause for each in manifest.gaps} == {"disk"}
     assert "stop waits for the disk" in {each["event"] for each in server.log}
+
+
+def renamed(server: Server) -> list[tuple[str, str]]:
+    return [(each["hint"], each["effect"]) for each in server.log if each["event"] == "node renamed"]
+
+
+async def test_a_session_outlives_another_name_of_its_node(tmp_path: Path) -> None:
+    """STATE_DIR is ours, whatever we are called now: nobody else could carry it on."""
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    async with serving(tmp_path, NODE_ID="other") as second:
+        src.server = second
+        await speaks_anew(second, src)
+        recorded = await src.bye()
+    hint = "STATE_DIR holds 1 sessions of node test; NODE_ID is now other"
+    assert renamed(second) == [(hint, "they are carried on")]
+    assert (recorded.manifest.node, recorded.manifest.fence) == ("other", 2)
+    assert recorded.manifest.channels[0].packets == 10
+    assert [part.node for part in recorded.folder.parts()] == ["test", "other"]
+
+
+async def test_what_was_left_under_another_name_is_rendered(tmp_path: Path) -> None:
+    async with serving(tmp_path, dies=True) as first:
+        src = await recorded_call(first)
+    (tmp_path / ".state" / "journal.sqlite").unlink()
+    async with serving(tmp_path, NODE_ID="other") as second:
+        await until(second, lambda: second.of(call_id(src)).manifest.state == "ended")
+        assert second.of(call_id(src)).manifest.verdict == "truncated"
+    assert renamed(second) == []
+
+
+@pytest.mark.skipif(not redis_server.installed(), reason=redis_server.MISSING)
+async def test_where_nodes_share_a_store_a_renamed_one_takes_nothing(tmp_path: Path) -> None:
+    """Another one may bear the name now. Under the old name all goes on."""
+    with redis_server.running() as redis:
+        async with sharing(tmp_path, redis, dies=True) as first:
+            src = await recorded_call(first)
+        async with sharing(tmp_path, redis, dies=True, NODE_ID="other") as second:
+            assert second.of(call_id(src)).manifest.state == "recording"
+        hint = "STATE_DIR holds 1 sessions of node test; NODE_ID is now other"
+        assert renamed(second) == [(hint, "they are not carried on, unless NODE_ID is test again")]
+        async with sharing(tmp_path, redis) as third:
+            src.server = third
+            await speaks_anew(third, src)
+            assert (await src.bye()).manifest.channels[0].packets == 10
+
+
+@pytest.mark.skipif(not redis_server.installed(), reason=redis_server.MISSING)
+async def test_a_lost_state_folder_is_made_good_by_redis(tmp_path: Path) -> None:
+    with redis_server.running() as redis:
+        async with sharing(tmp_path, redis, dies=True) as first:
+            src = await recorded_call(first)
+            await first.store.publish()
+        shutil.rmtree(tmp_path / ".state")
+        async with sharing(tmp_path, redis) as second:
+            src.server = second
+            await speaks_anew(second, src)
+            recorded = await src.bye()
+    assert recorded.manifest.channels[0].packets == 10
+    assert [each.how for each in recorded.manifest.recoveries] == ["restart"]
+    said = [each for each in second.log if each["level"] in {"warning", "error"}]
+    assert [each["event"] for each in said] == ["sessions of this node are in Redis alone"]
+    assert [each["tasks_left"] for each in second.log if each["event"] == "stopped"] == [0]
+
+
+@pytest.mark.skipif(not redis_server.installed(), reason=redis_server.MISSING)
+async def test_a_lost_state_folder_while_redis_is_away_costs_no_start(tmp_path: Path) -> None:
+    """Redis is lost between the two looks: nobody can tell whose the sessions are."""
+    with redis_server.running() as redis:
+        async with sharing(tmp_path, redis, dies=True) as first:
+            src = await recorded_call(first)
+            await first.store.publish()
+        shutil.rmtree(tmp_path / ".state")
+        restored = Recorder.restore
+
+        async def then_lose_redis(recorder: Recorder) -> None:
+            await restored(recorder)
+            redis.kill()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Recorder, "restore", then_lose_redis)
+            async with sharing(tmp_path, redis) as second:
+                await until(second, lambda: second.of(call_id(src)).manifest.state == "ended")
+    found = [each["effect"] for each in second.log if each["event"] == "sessions of this node are in Redis alone"]
+    assert found == ["each waits until its SRC comes"]

@@ -42,9 +42,9 @@ def test_a_failure_is_told_whatever_recording_json_holds(
 def test_a_leftover_with_a_broken_recording_json_is_failed_once(folder: RecordingFolder, tmp_path: Path) -> None:
     folder.manifest_path.touch()
     folder.create_part(1, "a")
-    assert list(leftovers(tmp_path, "a")) == [folder]
+    assert list(leftovers(tmp_path, ["a"])) == [folder]
     mark_failed(folder.path, "no capture")
-    assert list(leftovers(tmp_path, "a")) == []
+    assert list(leftovers(tmp_path, ["a"])) == []
 
 
 def test_of_what_another_node_carries_on_nothing_is_said(
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_a_recording_for_the_next_start(
     with pytest.raises(ArchiveError, match="RECORDING_DIR.*space") as full:
         finish(folder.path, options)
     mark_failed(folder.path, str(full.value))
-    assert list(leftovers(tmp_path, "a")) == [folder]
+    assert list(leftovers(tmp_path, ["a"])) == [folder]
     assert finish(folder.path, options).audio.is_file()
     assert folder.read().state == "ended"
 
@@ -100,7 +100,7 @@ def test_what_the_disk_answers_tells_a_broken_disk_from_a_broken_recording(
         finish(folder.path, FinishOptions())
     assert str(refused.value).startswith(DISK_REASON) == left
     mark_failed(folder.path, str(refused.value))
-    assert list(leftovers(tmp_path, "a")) == ([folder] if left else [])
+    assert list(leftovers(tmp_path, ["a"])) == ([folder] if left else [])
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("never", False), ("issues", True)])

@@ -67,6 +67,8 @@ async def test_what_is_created_is_loaded(store: SessionStore) -> None:
     assert await store.load(session_id(1)) == record(1)
     assert await store.owned("a") == [session_id(1)]
     assert await store.owned("b") == []
+    assert await store.strays("a") == {}
+    assert await store.strays("b") == {session_id(1): "a"}
 
 
 @keeping

@@ -20,6 +20,7 @@ from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEn
 from siprec.errors import ArchiveError, LocalError, NotOwner, RenderError, is_disk_trouble
 from siprec.media import part as media_part
 from siprec.media import pcap
+from siprec.media.part import PartStream
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
 from siprec.recorder.dossier import timestamp
 from siprec.recorder.verdict import Evidence, judge
@@ -206,4 +207,20 @@ def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
         truncated=f"the recorder on {cut} died during the call; what had reached the disk was saved" if cut else None,
         mute=frozenset(each.index for each in report.channels if each.silent and each.undecodable),
         undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
+        unheard=_unheard(streams, report),
+        left_out=report.left_out,
     )
+
+
+def _unheard(streams: Sequence[PartStream], report: Report) -> list[tuple[int, str]]:
+    """The streams (channel and label) that were to send in a channel that several had, and never did."""
+    labels: dict[int, dict[str, None]] = {}
+    for stream in streams:
+        if stream.label is not None and any(phase.mode == "active" for phase in stream.phases):
+            labels.setdefault(stream.channel, {})[stream.label] = None
+    return [
+        (channel, label)
+        for channel, several in sorted(labels.items())
+        for label in several
+        if len(several) > 1 and (channel, label) not in report.heard
+    ]

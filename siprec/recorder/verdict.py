@@ -23,13 +23,17 @@ _INTENDED = frozenset({"hold", "paused", "closed"})
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What the manifest does not tell: which channels were meant to send, which carried only silence, and of these
-    which were `mute` because nothing in them could be decoded; the codecs that were `undecodable` anywhere."""
+    which were `mute` because nothing in them could be decoded; the codecs that were `undecodable` anywhere; which
+    streams (channel and label) of those that had one channel after each other were `unheard`; what was `left_out` of
+    the audio though it was captured."""
 
     expected: frozenset[int]
     silent: frozenset[int]
     truncated: str | None = None
     mute: frozenset[int] = frozenset()
     undecodable: Sequence[str] = ()
+    unheard: Sequence[tuple[int, str]] = ()
+    left_out: Sequence[str] = ()
 
 
 def judge(manifest: Manifest, evidence: Evidence) -> tuple[str, str]:
@@ -58,7 +62,14 @@ def _no_rtp(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
 
 def _one_way(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
     missing = [each for each in manifest.channels if each.index in evidence.expected and not each.packets]
-    return ("one-way", "; ".join(_missing(manifest, each) for each in missing)) if missing else None
+    reasons = [_missing(manifest, each) for each in missing]
+    reasons += [
+        f"channel {each.index}: 0 packets of the stream labelled {label}, one of several that had the channel"
+        for each in manifest.channels
+        for channel, label in evidence.unheard
+        if channel == each.index and each.packets
+    ]
+    return ("one-way", "; ".join(reasons)) if reasons else None
 
 
 def _silent(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
@@ -72,7 +83,7 @@ def _silent(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
 
 
 def _gaps(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
-    reasons = []
+    reasons = list(evidence.left_out)
     for channel in manifest.channels:
         share = channel.lost / max(1, channel.packets + channel.lost)
         if share > LOST_RATIO:

@@ -84,15 +84,17 @@ class Sender:
 
 @dataclass(slots=True)
 class Channel:
-    """What part.json says of one stream."""
+    """What part.json says of one stream. `index`: of the channel it has, if that is not its place among the streams."""
 
     formats: Sequence[PayloadFormat] = (PCMU, EVENTS)
     port: int = 10_000
     since: int = 0
     label: str | None = None
     phases: Sequence[tuple[int, Mode]] = ()
+    index: int | None = None
 
-    def stream(self, index: int) -> PartStream:
+    def stream(self, place: int) -> PartStream:
+        index = place if self.index is None else self.index
         phases = self.phases or [(self.since, "active")]
         return PartStream(
             index, self.label, self.port, self.port + 1,
@@ -117,7 +119,7 @@ class Folder:
         path.mkdir(parents=True)
         part = Part(
             "1", self.node, self.fence, START + self.start, None if self.end is None else START + self.end,
-            [each.stream(index) for index, each in enumerate(self.channels)], list(self.outages), list(self.clock),
+            [each.stream(place) for place, each in enumerate(self.channels)], list(self.outages), list(self.clock),
         )  # fmt: skip
         (path / "part.json").write_bytes(part_file.dump(part))
         records = [each if isinstance(each, bytes) else each.record() for each in packets]

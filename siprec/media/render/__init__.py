@@ -30,7 +30,7 @@ from siprec.media.render.gaps import (
     silent_phases,
 )
 from siprec.media.render.mix import Meter, Mixer
-from siprec.media.render.order import Order, Ordered, ordered
+from siprec.media.render.order import MAX_LINES, Order, Ordered, ordered
 from siprec.media.render.plane import Samples
 from siprec.media.render.report import MAX_PEAKS, SILENT_PEAK, ChannelReport, Gap, KeyPress, Report
 from siprec.media.render.scan import ChannelScan, Scan, audible
@@ -139,7 +139,16 @@ class Rendering:
             ),
             keys_omitted=self._scan.keys_omitted(),
             problems=tuple(self._source.problems),
+            heard=frozenset(self._source.heard),
+            left_out=self._left_out(),
         )
+
+    def _left_out(self) -> tuple[str, ...]:
+        counted = (
+            (self._source.beyond, f"channels beyond {MAX_CHANNELS}"),
+            (self._scan.order.beyond, f"SSRCs beyond {MAX_LINES} in a channel"),
+        )
+        return tuple(f"{packets} packets of {what} are in the capture only" for packets, what in counted if packets)
 
     def _steps(self) -> Iterator[Ordered]:
         kept = self._scan.steps()
@@ -178,11 +187,11 @@ class Rendering:
 
 
 def _labels(spans: Sequence[Span]) -> dict[int, str | None]:
-    """The label of each channel, by the part that first knew one."""
+    """The label of each channel: that of its last stream which has one."""
     labels: dict[int, str | None] = {}
     for span in spans:
         for stream in span.part.streams:
-            labels[stream.channel] = labels.get(stream.channel) or stream.label
+            labels[stream.channel] = stream.label or labels.get(stream.channel)
     return labels
 
 

@@ -158,12 +158,13 @@ def _told_until(spans: Sequence[Span], span: Span, channel: int, since: int, end
 
 
 def _open_channels(spans: Sequence[Span]) -> list[int]:
-    """Channels whose last known phase is not `closed`."""
+    """Channels whose last known phase is not `closed`; of two of one time it is that of the later stream."""
     last: dict[int, tuple[int, str]] = {}
     for span in spans:
         for stream in span.part.streams:
             for phase in stream.phases[-1:]:
-                last[stream.channel] = max(last.get(stream.channel, (0, "")), (phase.since_ns, phase.mode))
+                if phase.since_ns >= last.get(stream.channel, (0, ""))[0]:
+                    last[stream.channel] = (phase.since_ns, phase.mode)
     return sorted(channel for channel, (_, mode) in last.items() if mode != "closed")
 
 

@@ -41,7 +41,8 @@ LOWEST = -(2**62)
 """Below any extended sequence number; those may be negative, when the first packet to arrive was not the first."""
 
 MAX_LINES = 1000
-"""SSRCs of one channel; a peer that changes it more often is not recorded further."""
+"""SSRCs of one channel, each with tables of its own: what comes from further ones stays in the capture, and the report
+says so."""
 
 
 @dataclass(slots=True)
@@ -154,6 +155,8 @@ class Order:
 
     def __init__(self) -> None:
         self.lines: dict[tuple[int, int], Line] = {}
+        self.beyond = 0
+        """Packets of SSRCs beyond MAX_LINES, which are dropped."""
         self._count: dict[int, int] = {}
 
     def lines_of(self, channel: int) -> list[Line]:
@@ -166,8 +169,11 @@ class Order:
         for channel, table in stretch.channels.items():
             ssrcs, first = np.unique(table["ssrc"], return_index=True)
             for ssrc in ssrcs[np.argsort(first)].tolist():
+                packets = table[table["ssrc"] == ssrc] if len(ssrcs) > 1 else table
                 if (line := self._line(channel, ssrc)) is not None:
-                    arrived[(line.channel, line.ssrc)] = table[table["ssrc"] == ssrc] if len(ssrcs) > 1 else table
+                    arrived[(line.channel, line.ssrc)] = packets
+                else:
+                    self.beyond += packets.size
         result = []
         for place, line in self.lines.items():
             if place in arrived or line.held.size:

@@ -72,7 +72,8 @@ class ChannelReport:
 class Report:
     """A whole recording. `problems`: one sentence for each thing that could not be read.
 
-    `gaps_omitted` and `keys_omitted` count what the limits of the lists left out.
+    `gaps_omitted` and `keys_omitted` count what the limits of the lists left out. `heard`: channel and label of each
+    stream of which packets came. `left_out`: what is in the captures and not in the audio, since there is too much.
     """
 
     start_ns: int
@@ -84,6 +85,8 @@ class Report:
     keys: tuple[KeyPress, ...]
     keys_omitted: int
     problems: tuple[str, ...]
+    heard: frozenset[tuple[int, str | None]] = frozenset()
+    left_out: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:

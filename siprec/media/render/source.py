@@ -41,7 +41,9 @@ STEP_SAMPLES = 8_000_000
 """As STEP_NS, in samples of all channels together: 16 MB."""
 
 MAX_CHANNELS = 64
-"""Channels of a recording; an RS has two in all but conferences, and no file format we write takes many more."""
+"""Channels of a file: twice as many as a session gets (siprec.session.streams). Folders of earlier versions may have
+any number; each would cost 57 MB an hour, so what is beyond stays in the capture, and the report says so.
+"""
 
 RECORD = np.dtype(
     [
@@ -111,6 +113,10 @@ class Source:
         self.codecs: list[Codec] = []
         self._codec_numbers: dict[Codec, int] = {}
         self.problems: list[str] = []
+        self.heard: set[tuple[int, str | None]] = set()
+        """Channel and label of each stream of which packets came: streams may have one channel after each other."""
+        self.beyond = 0
+        """Packets of channels beyond MAX_CHANNELS, which are not handed out."""
 
     def number(self, found: Codec) -> int:
         """The index of a codec in `codecs`."""
@@ -121,7 +127,7 @@ class Source:
 
     def stretches(self) -> Iterator[Stretch]:
         """Every packet of every part, in stretches; the last one is empty and lasts for ever."""
-        self.problems = []
+        self.problems, self.heard, self.beyond = [], set(), 0
         readers = [_PartReader(self, number, each) for number, each in enumerate(self.loaded)]
         step_ns = self._step_ns()
         waiting = _Waiting()
@@ -191,9 +197,7 @@ class _PartReader:
         self._source = source
         self._number = number
         self._undo = StepUndo(loaded.part.clock)
-        self._streams = [
-            _StreamReader(source, each, self._undo) for each in loaded.part.streams if each.channel < MAX_CHANNELS
-        ]
+        self._streams = [_StreamReader(source, each, self._undo) for each in loaded.part.streams]
         self._batches = self._read(loaded)
         self.frontier = loaded.part.started_ns - SLACK_NS
         self.finished = False
@@ -214,10 +218,14 @@ class _PartReader:
         arrival = self._arrivals(batch)
         for stream in self._streams:
             mine = stream.mine(batch.port, arrival)
+            if stream.channel >= MAX_CHANNELS:
+                self._source.beyond += int(mine.size)
+                continue
             if mine.size:
                 table = stream.table(batch, arrival, mine)
                 table["part"], table["buffer"] = self._number, buffer
                 if table.size:
+                    self._source.heard.add((stream.channel, stream.label))
                     waiting.packets[stream.channel].append(table)
             waiting.reports.extend(stream.reports(batch, arrival))
         self.frontier = max(self.frontier, int(arrival[-1]) - SLACK_NS)
@@ -242,7 +250,7 @@ class _StreamReader:
 
     def __init__(self, source: Source, stream: PartStream, undo: StepUndo) -> None:
         self._source = source
-        self.channel = stream.channel
+        self.channel, self.label = stream.channel, stream.label
         self._port, self._rtcp_port = stream.port, stream.rtcp_port
         since = np.array([each.since_ns for each in stream.phases], np.int64)
         self._since = undo.undo(since, ("phases", stream.port, stream.channel))

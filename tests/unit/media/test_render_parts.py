@@ -145,6 +145,33 @@ def test_what_waited_in_vain_for_the_disk_is_a_gap_though_no_packet_came_after_i
     assert [(each.start, each.length, each.cause) for each in render([path]).report.gaps] == [(3.0, 1.0, "disk")]
 
 
+def one_after_the_other(path: Path, *, end: int | None = 4 * SECOND) -> tuple[Path, NDArray[np.uint8]]:
+    """A part in which two streams have one channel, 2 s each, with counters of their own; and its audio."""
+    codes = noise(200)
+    first, second = Sender(sequence=65_000), Sender(ssrc=0x2222, port=10_002, timestamp=7, clock=2 * SECOND)
+    sent = [*first.send(payloads(codes[:16_000])), *second.send(payloads(codes[16_000:]))]
+    channels = [
+        Channel(label="1", phases=[(0, "active"), (2 * SECOND, "closed")]),
+        Channel(label="2", port=10_002, since=2 * SECOND, index=0),
+    ]
+    return Folder(channels=channels, end=end).write(path, sent), codes
+
+
+def test_streams_one_after_the_other_in_one_channel(tmp_path: Path) -> None:
+    path, codes = one_after_the_other(tmp_path / "1")
+    rendering = render([path])
+    assert (audio(rendering) == MU[codes][:, None]).all()
+    (channel,) = rendering.report.channels
+    assert (channel.label, channel.packets, channel.lost) == ("2", 200, 0)
+    assert rendering.report.gaps == ()
+
+
+def test_a_channel_whose_next_stream_was_cut_is_interrupted(tmp_path: Path) -> None:
+    path, _ = one_after_the_other(tmp_path / "1", end=None)
+    report = render([path], end_ns=START + 5 * SECOND).report
+    assert [(each.start, each.length, each.cause) for each in report.gaps] == [(4.0, 1.0, "interrupted")]
+
+
 def test_files_of_one_part_continue_each_other(tmp_path: Path) -> None:
     codes = noise(500)
     path = Folder().write(tmp_path / "1", Sender().send(payloads(codes)))
@@ -367,6 +394,8 @@ def test_no_more_ssrcs_than_the_limit(tmp_path: Path, count: int) -> None:
     sent = [Sent(number * 1000, b"\x80" * 8, 1, 1, ssrc=number) for number in range(count)]
     report = render([Folder(end=SECOND).write(tmp_path / "1", sent)]).report
     assert report.channels[0].packets == MAX_LINES
+    more = count - MAX_LINES
+    assert report.left_out == ("1 packets of SSRCs beyond 1000 in a channel are in the capture only",) * more
 
 
 @pytest.mark.parametrize(("budget", "pieces"), [(10, 10), (9, 9), (1, 1)])

@@ -353,6 +353,8 @@ def test_no_more_channels_than_the_limit(tmp_path: Path, index: int, channels: i
     assert rendering.channels == channels
     assert [each.packets for each in rendering.report.channels].count(50) == (index < MAX_CHANNELS)
     assert audio(rendering).any() == (index < MAX_CHANNELS)
+    sentence = "50 packets of channels beyond 64 are in the capture only"
+    assert rendering.report.left_out == (() if index < MAX_CHANNELS else (sentence,))
 
 
 @pytest.mark.parametrize(("seconds", "peaks"), [(200, MAX_PEAKS), (201, 503)])

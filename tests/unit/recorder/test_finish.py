@@ -14,9 +14,10 @@ from siprec.archive.folder import RecordingFolder
 from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError
 from siprec.media.part import PayloadFormat
+from siprec.media.render.source import MAX_CHANNELS
 from siprec.recorder.finish import DISK_REASON, FinishOptions, finish, mark_failed
 from siprec.recorder.salvage import leftovers
-from tests.support.captures import PCMU, SECOND, Channel, Folder, Sender, noise, payloads
+from tests.support.captures import PCMU, SECOND, Channel, Folder, Sender, Sent, noise, payloads
 from tests.support.sessions import session_id
 
 
@@ -131,3 +132,33 @@ def test_a_call_that_ends_on_hold_after_a_restart_is_whole(folder: RecordingFold
     done = finish(folder.path, FinishOptions())
     assert (done.verdict, done.duration) == ("ok", 9.0)
     assert [(each.start, each.length, each.cause) for each in folder.read().gaps] == [(2.0, 7.0, "hold")]
+
+
+def rendered(folder: RecordingFolder, channels: list[Channel], sent: list[Sent]) -> Manifest:
+    Folder(channels=channels, end=2 * SECOND).write(folder.path / "parts" / "000001-a", sent)
+    folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
+    finish(folder.path, FinishOptions())
+    return folder.read()
+
+
+def test_what_is_beyond_the_channels_of_a_file_keeps_its_capture(folder: RecordingFolder) -> None:
+    sent = [
+        packet
+        for place in range(2)
+        for packet in Sender(port=10_000 + 2 * place, ssrc=place).send(payloads(noise(100)))
+    ]
+    told = rendered(folder, [Channel(), Channel(port=10_002, index=MAX_CHANNELS)], sent)
+    assert told.verdict == "gaps"
+    assert "100 packets of channels beyond 64 are in the capture only" in (told.verdict_reason or "")
+    assert folder.parts()
+
+
+@pytest.mark.parametrize(("label", "verdict"), [("2", "one-way"), ("1", "ok")])
+def test_every_stream_of_a_channel_that_several_have_is_to_be_heard(
+    folder: RecordingFolder, label: str, verdict: str
+) -> None:
+    channels = [
+        Channel(label="1", phases=[(0, "active"), (SECOND, "closed")]),
+        Channel(label=label, port=10_002, since=SECOND, index=0),
+    ]
+    assert rendered(folder, channels, Sender().send(payloads(noise(50)))).verdict == verdict

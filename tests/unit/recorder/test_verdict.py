@@ -52,6 +52,17 @@ def test_a_stream_that_was_never_active_does_not_make_it_one_way() -> None:
     assert judge(manifest(500, 0), evidence(expected=frozenset({0})))[0] == "ok"
 
 
+def test_a_stream_that_never_came_in_a_channel_of_several_makes_it_one_way() -> None:
+    verdict, reason = judge(manifest(500, 500), evidence(unheard=[(1, "7")]))
+    assert (verdict, "channel 1: 0 packets of the stream labelled 7" in reason) == ("one-way", True)
+    _, reason = judge(manifest(500, 0), evidence(unheard=[(1, "6"), (1, "7")]))
+    assert "labelled" not in reason
+
+
+def test_what_is_left_out_of_the_audio_is_a_gap() -> None:
+    assert judge(manifest(500, 500), evidence(left_out=["much"])) == ("gaps", "much")
+
+
 def test_silent_when_all_that_came_is_silence() -> None:
     assert judge(manifest(500, 500), evidence(silent=BOTH))[0] == "silent"
     assert judge(manifest(500, 500), evidence(silent=frozenset({0})))[0] == "ok"

@@ -67,7 +67,7 @@ async def _stand(
         if prepared is not None:
             leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=clock.wall_ns())
         dialogs[:] = [each for each in dialogs if each.dialog is not info.dialog] + [info]
-        describe.assign_participants(call.record, at_ns=received_at(event.request))
+        _assign(call, event, prepared)
         await call.books.put_down(leg)
         answered = leg.respond(event, 200, extra=extra, body=text) is not None
     finally:
@@ -103,7 +103,7 @@ async def change(call: Call, event: RequestReceived) -> bool:
         learn(call.record, leg, event.request, body=body, log=call.log)
     if prepared is not None:
         leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=at_ns)
-        describe.assign_participants(call.record, at_ns=received_at(event.request))
+        _assign(call, event, prepared)
     elif leg.opened:
         leg.negotiation.follow_holds(partial(held, call.record), leg.intake, at_ns=at_ns)
     leg.run_timer(timer.timer(clock.monotonic()))
@@ -128,9 +128,15 @@ async def conclude(call: Call, event: AckReceived) -> None:
             await call.end(Event.STOPPED, error.reason)
         return
     leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=clock.wall_ns())
-    describe.assign_participants(call.record, at_ns=received_at(event.request))
+    _assign(call, event, prepared)
     leg.note("ack", channels=describe.modes(call.data.channels))
     await call.follow_activity()
+
+
+def _assign(call: Call, event: RequestReceived | AckReceived, prepared: Prepared | None) -> None:
+    """Say of each channel, once SDP has settled which there are, who is heard in it."""
+    anew = prepared.anew if prepared is not None else frozenset()
+    describe.assign_participants(call.record, at_ns=received_at(event.request), anew=anew)
 
 
 def _offer(call: Call, leg: Leg) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,18 +65,22 @@ def manifest(
     )
 
 
-def assign_participants(record: SessionRecord, *, at_ns: int) -> None:
-    """Note on each channel which stream of the metadata it is, and who is heard in it from `at_ns` on."""
+def assign_participants(record: SessionRecord, *, at_ns: int, anew: Collection[int] = ()) -> None:
+    """Note on each channel which stream of the metadata it is, and who is heard in it from `at_ns` on.
+
+    `anew`: channels of which nothing that was known counts any more, since they carry another stream.
+    """
     metadata, channels = record.metadata, record.call.channels
     if not channels:
         return
     keys = {id(state): key for key, state in metadata.participants.items()}
     for index, found in assign.assign(metadata, [(each.index, each.label) for each in channels]).items():
         channel = channels[index]
+        stream_id, people = (None, ()) if index in anew else (channel.stream_id, channel.participants)
         now = replace(
             channel,
-            stream_id=found.stream_id or channel.stream_id,
-            participants=tuple(keys[id(each)] for each in found.participants) or channel.participants,
+            stream_id=found.stream_id or stream_id,
+            participants=tuple(keys[id(each)] for each in found.participants) or people,
         )
         channels[index] = heard.follow(record, now, at_ns=at_ns)
 

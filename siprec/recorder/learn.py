@@ -89,7 +89,8 @@ def foreseen(
         copy.metadata = deepcopy(record.metadata)
         for each in documents:
             merge.apply(copy.metadata, minimise(each, keep=keep), at_ns=received_at(request))
-    describe.assign_participants(copy, at_ns=received_at(request))
+    anew = prepared.anew if prepared else frozenset()
+    describe.assign_participants(copy, at_ns=received_at(request), anew=anew)
     new = prepared.pairs if prepared else {}
     for changed in streams.holds([each for each in channels if each.index not in new], partial(held, copy)):
         channels[changed.index] = changed

@@ -43,6 +43,11 @@ class Prepared:
     pairs: dict[int, PortPair]
     text: str
 
+    @property
+    def anew(self) -> frozenset[int]:
+        """The channels that carry another stream from now on."""
+        return frozenset(each.channel.index for each in self.changes if each.another)
+
 
 class Negotiation:
     """`external`: EXTERNAL_IP; `source`: the address that the SRC's signalling comes from.
@@ -101,16 +106,15 @@ class Negotiation:
         last = self._last() if self._strict else None
         if last is not None and len(offer.media) < len(last.media):
             raise SdpError("the offer has fewer media sections than the one before")
-        lines = self._sealed(
-            negotiate.plan(
-                offer,
-                codecs=streams.DECODED,
-                undecodable=streams.CAPTURED,
-                transports=TRANSPORTS,
-                default_address=self._source,
-                rtcp_mux=True,
-            )
+        planned = negotiate.plan(
+            offer,
+            codecs=streams.DECODED,
+            undecodable=streams.CAPTURED,
+            transports=TRANSPORTS,
+            default_address=self._source,
+            rtcp_mux=True,
         )
+        lines = self._sealed(streams.admitted(self._known(), planned))
         refused = {each.reason or "" for each in lines if not each.accepted and each.remote_port}
         if refused and not any(each.accepted for each in lines):
             raise SdpError("; ".join(sorted(refused)))
@@ -210,7 +214,7 @@ class Negotiation:
 
     def _known(self) -> list[Channel]:
         channels = self._data.channels
-        return [replace(each, mode="closed") for each in channels] if self._fresh else list(channels)
+        return streams.closed(channels, {each.index for each in channels if each.open and self._fresh})
 
     def _reserve(self, changes: Sequence[streams.Change]) -> dict[int, PortPair]:
         """A pair for each channel to be opened, or none at all. Raises PortsExhausted, SdpError."""

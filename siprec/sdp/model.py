@@ -22,10 +22,12 @@ from siprec.errors import SdpError
 
 MAX_SDP_BYTES = 64 * 1024
 """A UDP datagram holds no more; real offers have 0.5 to 3 KiB."""
-MAX_SDP_LINES = 1_000
-"""A 4-stream video offer has about 100."""
-MAX_MEDIA = 32
-"""Each accepted m-line costs a port pair; RFC 7866 section 8.4 asks for 4."""
+MAX_SDP_LINES = 4_000
+"""A 4-stream video offer has about 100; MAX_MEDIA m-lines have eight each."""
+MAX_MEDIA = 500
+"""An m-line never goes away (RFC 3264 section 8): one session for many calls, with two for each, holds 250 calls. A
+closed one costs the text of an answer; how many may be open is another limit (siprec.session.streams).
+"""
 MAX_FORMATS = 64
 """Formats on one m-line: there are only 128 payload types, and 35 static ones."""
 

@@ -41,13 +41,14 @@ class Stretch:
 
 @dataclass(slots=True)
 class Channel:
-    """One audio stream of the recording: a channel of its file.
+    """One audio stream of the recording: a channel of its file, which it may have from another that is closed.
 
     `index`: place in the file (m-line order of the first offer, later streams appended). `mline`: its slot in the SDP.
     `remote`: where the offer says RTP comes from. `address`, `port`: where our SDP says we are. `participants`: keys,
     in the metadata, of those heard in it: one on a separate stream, several on a mixed one. `past`: who was heard in it
     before it was the stream that it is, or theirs whose it is; that is since `since_ns`, if not from its beginning
-    (siprec.recorder.heard). `crypto`: of an SRTP stream the peer's key, sealed (siprec.session.keyring).
+    (siprec.recorder.heard). `closing`: which of the session's closings closed it last, 0 before any. `crypto`: of an
+    SRTP stream the peer's key, sealed (siprec.session.keyring).
     """
 
     index: int
@@ -67,6 +68,7 @@ class Channel:
     participants: tuple[str, ...] = ()
     past: tuple[Stretch, ...] = ()
     since_ns: int = 0
+    closing: int = 0
 
     @property
     def open(self) -> bool:

@@ -48,8 +48,8 @@ class Call:
         merge.apply(self.record.metadata, document, at_ns=self.now_ns)
         self.assign()
 
-    def assign(self) -> None:
-        describe.assign_participants(self.record, at_ns=self.now_ns)
+    def assign(self, *anew: int) -> None:
+        describe.assign_participants(self.record, at_ns=self.now_ns, anew=anew)
 
     @property
     def now_ns(self) -> int:
@@ -192,6 +192,23 @@ def test_a_call_after_the_other_in_one_recording_session(call: Call) -> None:
     attended = tuple(replace(each, session_id="cs-2") for each in second.participant_session_assocs)
     call.told(replace(second, sessions=(Session("cs-2"),), streams=streams, participant_session_assocs=attended))
     assert call.heard == [[("Alice", 1, 2), ("Carol", 3, None)], [("Bob", 1, 2), ("Bob", 3, None)]]
+
+
+def test_of_a_channel_that_carries_another_stream_nothing_known_counts_any_more() -> None:
+    """And who was heard in it before is told on, whether or not anybody is known by then."""
+    call = Call("1", "2")
+    one = said({"a": "s1"}, {"s1": "1"})
+    both = (ParticipantStreamAssoc("a", send=("s1", "s2")),)
+    call.told(replace(one, streams=(*one.streams, Stream("s2", "cs", "2")), participant_stream_assocs=both))
+    call.told(one)
+    call.channels[1] = replace(call.channels[1], label="3")
+    call.assign(1)
+    assert (call.channels[1].stream_id, call.channels[1].participants) == (None, ())
+    assert call.heard == [[("Alice", 1, None)], [("Alice", 1, 2)]]
+    call.told(said({"a": "s1", "c": "s3"}, {"s1": "1", "s3": "3"}))
+    assert call.heard == [[("Alice", 1, None)], [("Alice", 1, 2), ("Carol", 3, None)]]
+    call.told(BOTH)
+    assert call.heard[1][:2] == [("Alice", 1, 2), ("Carol", 3, 4)]
 
 
 def test_what_a_message_makes_only_for_a_moment_is_not_told(call: Call) -> None:

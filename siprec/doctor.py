@@ -53,7 +53,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which a call would meet them."""
-    groups = (_listeners, _tls, _limits, _redis, _tier, _workers, _receive_buffer, _disk)
+    groups = (_listeners, _tls, _limits, _media, _redis, _tier, _workers, _receive_buffer, _disk)
     return [finding for group in groups for finding in group(settings)]
 
 
@@ -96,6 +96,19 @@ def _limits(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             f"{limits.max_sessions} sessions at once (MAX_SESSIONS, RTP_PORT_MIN, RTP_PORT_MAX, ulimit -n)", "ok"
         )
+
+
+def _media(settings: Settings) -> Iterator[Finding]:
+    """What SDP will name, as `recorder.negotiation` chooses it."""
+    external = {each.version: each for each in settings.EXTERNAL_IP}
+    for version, bound in sorted({each.version: each for each in reversed(settings.rtp_addresses)}.items()):
+        if version in external:
+            text = f"{external[version]} (EXTERNAL_IP)"
+        elif bound.is_unspecified:
+            text = "the address that a call comes to"
+        else:
+            text = f"{bound} ({'RTP_BIND_IP' if settings.RTP_BIND_IP else 'SIP_HOST'})"
+        yield Finding(f"SDP names for IPv{version}: {text}", "ok")
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from siprec.recorder.negotiation import Prepared
 from siprec.session import bodies
 from siprec.session.transitions import Event
 from siprec.sip.events import AckReceived, RequestReceived
+from siprec.sip.flow import Flow
 
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
@@ -29,12 +30,12 @@ async def accept(call: Call, event: RequestReceived, leg: Leg) -> bool:
     """Answer an INVITE with 200 on `leg`, one of its own; False when it was cancelled meanwhile."""
     timer = agree_timer(event.request)
     body = bodies.read(event.request)
-    prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
+    prepared = leg.negotiation.prepare(body.sdp, event.flow.local[0]) if body.sdp is not None else None
     try:
         leg.open(call.folder, started_ns=clock.wall_ns())
         leg.note("invite", source=event.flow.remote[0], identity=call.source.name)
         complete = learn(call.record, leg, event.request, body=body, log=call.log)
-        text = prepared.text if prepared else _offer(call, leg)
+        text = prepared.text if prepared else _offer(call, leg, event.flow)
         await leg.provide_prack(event, call.prack_over, offered=prepared is not None)
     except (OSError, ArchiveError, PeerError, Overload):
         if prepared is not None:
@@ -88,8 +89,8 @@ async def change(call: Call, event: RequestReceived) -> bool:
     body = bodies.read(event.request)
     if leg.negotiation.proposing and (inviting or body.sdp is not None):
         raise OfferPending("an offer of ours waits for its answer")
-    prepared = leg.negotiation.prepare(body.sdp) if body.sdp is not None else None
-    text = prepared.text if prepared else _offer(call, leg) if inviting else ""
+    prepared = leg.negotiation.prepare(body.sdp, event.flow.local[0]) if body.sdp is not None else None
+    text = prepared.text if prepared else _offer(call, leg, event.flow) if inviting else ""
     at_ns = clock.wall_ns()
     await call.books.announce(foreseen(call.record, event.request, prepared, keep=leg.metadata_keep), at_ns)
     if leg.respond(event, 200, extra=timer.headers, body=text) is None:
@@ -139,6 +140,6 @@ def _assign(call: Call, event: RequestReceived | AckReceived, prepared: Prepared
     describe.assign_participants(call.record, at_ns=received_at(event.request), anew=anew)
 
 
-def _offer(call: Call, leg: Leg) -> str:
+def _offer(call: Call, leg: Leg, flow: Flow) -> str:
     wanted = sum(each.span.open for each in call.record.metadata.streams.values()) or 1
-    return leg.negotiation.propose(wanted)
+    return leg.negotiation.propose(wanted, flow.local[0])

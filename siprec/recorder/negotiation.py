@@ -10,13 +10,14 @@ SRTP keys (RFC 4568) are sealed here, in channels and in our SDP alike; `siprec.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from siprec import clock
 from siprec.errors import ListenError, PortsExhausted, SdpError
 from siprec.media.ports import PortPair
-from siprec.recorder.intake import Intake, Ports, local_address_towards, own_key
+from siprec.recorder.intake import ANY_ADDRESS, Intake, Ports, local_address_towards, own_key
 from siprec.sdp import model as sdp
 from siprec.sdp import negotiate
 from siprec.sdp.crypto import Crypto
@@ -28,6 +29,8 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 TRANSPORTS = negotiate.PLAIN_TRANSPORTS | negotiate.SECURE_TRANSPORTS
 STREAMS_LIMIT = 8
 """Streams offered in answer to an INVITE without an offer, however many its metadata names."""
+
+NONE_YET: Mapping[int, str | None] = MappingProxyType({})
 
 Held = Callable[[Channel], bool]
 """Whether a channel is held by the call itself (siprec.session.streams.holds)."""
@@ -62,9 +65,9 @@ class Negotiation:
         "_external",
         "_fresh",
         "_keyring",
+        "_local",
         "_ports",
         "_proposed",
-        "_routes",
         "_source",
         "_strict",
         "_waiting",
@@ -95,13 +98,16 @@ class Negotiation:
         """With `fresh`, our last SDP in the dialog that carries the session on: a new dialog has none."""
         self._proposed: sdp.SessionDescription | None = None
         self._waiting: dict[int, PortPair] = {}
-        self._routes: dict[str, str] = {}  # while one offer or answer is worked out
+        self._local = ""
 
     # ------------------------------------------------------------------ the peer offers
 
-    def prepare(self, body: bytes) -> Prepared:
-        """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted."""
-        self._routes.clear()
+    def prepare(self, body: bytes, local: str) -> Prepared:
+        """What the peer's offer comes to, and our answer. Raises SdpError 400 or 488, PortsExhausted.
+
+        `local`: the address of ours that the request came to.
+        """
+        self._local = local
         offer = sdp.parse(body)
         last = self._last() if self._strict else None
         if last is not None and len(offer.media) < len(last.media):
@@ -122,7 +128,7 @@ class Negotiation:
         prepared = self._place(changes, self._reserve(changes))
         try:
             ports = {each.mline: (each.address, each.port) for each in prepared.channels if each.open}
-            keys, origin = self._keys(prepared.channels), self._origin(lines)
+            keys, origin = self._keys(prepared.channels), self._origin(ports)
             answer = negotiate.build_answer(offer, lines, ports=ports, origin=origin, crypto=keys)
         except SdpError:
             self.release(prepared)
@@ -132,18 +138,18 @@ class Negotiation:
 
     # ------------------------------------------------------------------ we offer
 
-    def propose(self, count: int) -> str:
+    def propose(self, count: int, local: str) -> str:
         """Our offer in the answer to an INVITE without one: the slots known, or `count` new ones, at most STREAMS_LIMIT
-        (RFC 3261 section 14.2).
+        (RFC 3261 section 14.2). `local`: the address of ours that the INVITE came to.
 
         Raises PortsExhausted, SdpError 488.
         """
-        self._routes.clear()
+        self._local = local
         previous = self._previous()
         if previous is not None:
             ports = {each.mline: (each.address, each.port) for each in self._data.channels if each.open}
             known = negotiate.plan(previous, codecs=streams.DECODED + streams.CAPTURED, transports=TRANSPORTS)
-            keys, origin = self._keys(self._data.channels), self._origin(())
+            keys, origin = self._keys(self._data.channels), self._origin(ports)
             offer = negotiate.offer_again(known, ports=ports, origin=origin, crypto=keys)
         else:
             offer = self._new_slots(min(count, STREAMS_LIMIT))
@@ -153,7 +159,6 @@ class Negotiation:
     def conclude(self, body: bytes) -> Prepared:
         """What the peer's answer (in its ACK) makes of our offer. Raises SdpError."""
         assert self._proposed is not None, "only an offer of ours is answered"
-        self._routes.clear()
         answer = sdp.parse(body)
         lines = self._sealed(
             negotiate.read_answer(self._proposed, answer, default_direction="sendonly", default_address=self._source)
@@ -161,7 +166,8 @@ class Negotiation:
         changes = streams.changes(self._known(), lines)
         opened = {each.channel.mline: each.channel.index for each in changes if each.kind == "opened"}
         pairs = {opened[mline]: self._waiting.pop(mline) for mline in list(self._waiting) if mline in opened}
-        prepared = self._place(changes, pairs)
+        offered = {mline: media.address for mline, media in enumerate(self._proposed.media)}
+        prepared = self._place(changes, pairs, offered)
         prepared.text = str(self._proposed)
         self.withdraw()
         return prepared
@@ -229,15 +235,20 @@ class Negotiation:
             raise
         return pairs
 
-    def _place(self, changes: list[streams.Change], pairs: dict[int, PortPair]) -> Prepared:
-        """All channels after `changes`, those that open with their ports and the address SDP shows for them."""
+    def _place(
+        self, changes: list[streams.Change], pairs: dict[int, PortPair], offered: Mapping[int, str | None] = NONE_YET
+    ) -> Prepared:
+        """All channels after `changes`, those that open with their ports and the address SDP shows for them: by m-line
+        the one `offered` to the peer, where that was us.
+        """
         channels = {each.index: each for each in self._known()}
         try:
             for change in changes:
                 channel = change.channel
                 if change.kind == "opened":
                     pair = pairs[channel.index]
-                    address = self._address_towards(channel.remote[0] if channel.remote else self._source)
+                    remote = channel.remote[0] if channel.remote else self._source
+                    address = offered.get(channel.mline) or self._address_of(pair, remote)
                     channel = replace(channel, address=address, port=pair.port, rtcp_port=pair.port + 1)
                 channels[channel.index] = channel
         except SdpError:
@@ -262,29 +273,43 @@ class Negotiation:
         ]
 
     def _new_slots(self, count: int) -> sdp.SessionDescription:
-        address = self._address_towards(self._source)
         try:
             for index in range(count):
                 self._waiting[index] = self._ports.acquire(self._source, clock.monotonic())
+            ports = {index: (self._address_of(pair, self._source), pair.port) for index, pair in self._waiting.items()}
+            origin = self._origin(ports)
         except (PortsExhausted, ListenError, SdpError):
             self.withdraw()
             raise
-        slots = [negotiate.StreamOffer(address, pair.port, direction="recvonly") for pair in self._waiting.values()]
-        return negotiate.build_offer(slots, origin=self._origin(()))
+        slots = [negotiate.StreamOffer(*each, direction="recvonly") for each in ports.values()]
+        return negotiate.build_offer(slots, origin=origin)
 
-    def _address_towards(self, remote: str) -> str:
-        """The address to put in SDP: EXTERNAL_IP of the family, else the source of the route to `remote`."""
-        version = 6 if ":" in remote else 4
-        for each in self._external:
-            if each.version == version:
-                return str(each)
-        if remote not in self._routes:
-            self._routes[remote] = local_address_towards(remote)
-        return self._routes[remote]
+    def _address_of(self, pair: PortPair, remote: str) -> str:
+        """The address to put in SDP for what `pair` receives from `remote`. Raises SdpError 488."""
+        return self._external_address(pair.address) or (
+            self._reached(remote) if pair.address in ANY_ADDRESS else _bare(pair.address)
+        )
 
-    def _origin(self, lines: Sequence[negotiate.NegotiatedStream]) -> sdp.Origin:
-        remote = next((each.remote_address for each in lines if each.remote_address), self._source)
-        return sdp.Origin.at(self._address_towards(remote), int.from_bytes(self._entropy(4), "big"))
+    def _external_address(self, like: str) -> str:
+        """EXTERNAL_IP of the family of `like`, "" without one."""
+        return next((str(each) for each in self._external if (each.version == 6) == (":" in like)), "")
+
+    def _reached(self, remote: str) -> str:
+        """Where packets of `remote` reach a wildcard: where its request did, else where the kernel's route leaves.
+
+        What came over loopback, from a proxy beside us, says nothing of where others reach us.
+        """
+        local, peer = (ipaddress.ip_address(_bare(each)) for each in (self._local, remote))
+        usable = local.version == peer.version and not local.is_unspecified
+        if usable and (peer.is_loopback or not local.is_loopback):
+            return str(local)
+        return local_address_towards(remote)
+
+    def _origin(self, ports: Mapping[int, tuple[str, int]]) -> sdp.Origin:
+        """o= of a description with these `ports`; without any, that of whoever answers at all."""
+        first = next(iter(ports.values()), None)
+        address = first[0] if first else self._external_address(self._local) or _bare(self._local)
+        return sdp.Origin.at(address, int.from_bytes(self._entropy(4), "big"))
 
     def _previous(self) -> sdp.SessionDescription | None:
         if self._fresh or not self._data.local_sdp:
@@ -299,3 +324,8 @@ class Negotiation:
         """Our last one of this dialog, which has the m-lines of the peer's; keys are sealed in it."""
         last = self.local_sdp if self._fresh else self._data.local_sdp
         return sdp.parse(last) if last else None
+
+
+def _bare(address: str) -> str:
+    """An address without the scope that the kernel adds to link-local IPv6."""
+    return address.partition("%")[0]

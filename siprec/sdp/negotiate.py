@@ -268,10 +268,10 @@ def read_answer(
 
 
 def revise(previous: SessionDescription | None, new: SessionDescription) -> SessionDescription:
-    """`new` under the id of `previous`; the version rises only if something else changed (RFC 3264 section 8)."""
+    """`new` under the o= of `previous`, whose version rises only if something else changed (RFC 3264 section 8)."""
     if previous is None:
         return new
-    same = replace(new.origin, session_id=previous.origin.session_id, version=previous.origin.version)
+    same = previous.origin
     candidate = new.with_origin(same)
     if str(candidate) == str(previous):
         return previous

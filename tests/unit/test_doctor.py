@@ -48,3 +48,13 @@ def test_what_serve_would_not_start_with_is_a_mistake_of_configuration(tmp_path:
     redis = {"REDUNDANCY_STORAGE_TYPE": "redis", "REDIS_URL": "http://nowhere"}
     assert finding("REDIS_URL:", RECORDING_DIR=root, **redis).configuration
     assert not finding("DISK_RESERVE", RECORDING_DIR=root, DISK_RESERVE="1000TiB").configuration
+
+
+def test_what_sdp_will_name_is_told(tmp_path: Path) -> None:
+    def told(**environ: str) -> str:
+        return finding("SDP names for IPv4", RECORDING_DIR=str(tmp_path), **environ).text.partition(": ")[2]
+
+    assert told() == "127.0.0.1 (SIP_HOST)"
+    assert told(RTP_BIND_IP="127.0.0.50") == "127.0.0.50 (RTP_BIND_IP)"
+    assert told(SIP_HOST="0.0.0.0") == "the address that a call comes to"
+    assert told(RTP_BIND_IP="127.0.0.50", EXTERNAL_IP="198.51.100.5") == "198.51.100.5 (EXTERNAL_IP)"

@@ -52,7 +52,7 @@ def taken(data: CallData, prepared: Prepared) -> None:
 
 
 def test_a_record_holds_no_key(ports: Ports, data: CallData, negotiation: Negotiation) -> None:
-    prepared = negotiation.prepare(offer(f"crypto:3 {SUITE} inline:{KEY}|2^31|1:4"))
+    prepared = negotiation.prepare(offer(f"crypto:3 {SUITE} inline:{KEY}|2^31|1:4"), "127.0.0.1")
     taken(data, prepared)
     (channel,) = data.channels
     ours = own_key(data, channel, HERE)
@@ -70,7 +70,7 @@ def test_a_record_holds_no_key(ports: Ports, data: CallData, negotiation: Negoti
 
 
 def test_another_node_lets_nothing_in(data: CallData, negotiation: Negotiation) -> None:
-    prepared = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}"))
+    prepared = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}"), "127.0.0.1")
     taken(data, prepared)
     terms = srtp_terms(data, data.channels[0], keyring=THERE)
     assert terms is not None
@@ -79,15 +79,15 @@ def test_another_node_lets_nothing_in(data: CallData, negotiation: Negotiation) 
 
 
 def test_new_keys_change_the_channel_and_not_our_key(data: CallData, negotiation: Negotiation) -> None:
-    prepared = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}"))
+    prepared = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}"), "127.0.0.1")
     taken(data, prepared)
     before = data.channels[0]
-    same = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}"))
+    same = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}"), "127.0.0.1")
     assert (same.changes, same.text) == ([], prepared.text)
-    anew = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{OTHER}"))
+    anew = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{OTHER}"), "127.0.0.1")
     assert [each.kind for each in anew.changes] == ["changed"]
     assert own_key(data, anew.channels[0], HERE) == own_key(data, before, HERE)
-    plain_now = negotiation.prepare(offer(transport="RTP/AVP"))
+    plain_now = negotiation.prepare(offer(transport="RTP/AVP"), "127.0.0.1")
     assert [each.channel.crypto for each in plain_now.changes] == [None]
     negotiation.release(prepared)
 
@@ -95,7 +95,7 @@ def test_new_keys_change_the_channel_and_not_our_key(data: CallData, negotiation
 @pytest.mark.parametrize("transport", ["RTP/SAVP", "RTP/SAVPF"])
 def test_without_a_key_nothing_is_reserved(ports: Ports, negotiation: Negotiation, transport: str) -> None:
     with pytest.raises(SdpError, match="no acceptable SRTP key"):
-        negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY[:-4]}", transport=transport))
-    prepared = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}", transport=transport))
+        negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY[:-4]}", transport=transport), "127.0.0.1")
+    prepared = negotiation.prepare(offer(f"crypto:1 {SUITE} inline:{KEY}", transport=transport), "127.0.0.1")
     assert model.parse(prepared.text).media[0].transport == transport
     negotiation.release(prepared)

@@ -273,6 +273,13 @@ def test_version_rises_only_with_a_change() -> None:
     assert back.origin == replace(first.origin, version=3)
 
 
+def test_the_origin_of_a_session_stays_where_its_media_moves() -> None:
+    first = negotiate.revise(None, _answer(_offer("m=audio 40000 RTP/AVP 0")))
+    elsewhere = Origin.at("198.51.100.1", 77)
+    moved = negotiate.revise(first, negotiate.build_offer([StreamOffer("198.51.100.1", 20000)], origin=elsewhere))
+    assert moved.origin == replace(first.origin, version=2)
+
+
 # ---- property: whatever is offered, the answer keeps its shape
 
 _media = st.builds(

@@ -21,7 +21,7 @@ def of(error: Exception, method: str, log: Logger) -> tuple[int, HeaderList]:
         return error.status, error.headers
     if isinstance(error, PeerError):
         log.warning("request refused", method=method, status=error.status, reason=error.reason)
-        return error.status, _explained(error)
+        return error.status, explained(error)
     if isinstance(error, Overload):
         log.warning("overload", reason=error.reason)
         return 503, (("Retry-After", str(error.retry_after)),)
@@ -34,8 +34,8 @@ def of(error: Exception, method: str, log: Logger) -> tuple[int, HeaderList]:
     return 503, (("Retry-After", DISK_RETRY_SECONDS),)
 
 
-def _explained(error: PeerError) -> HeaderList:
+def explained(error: PeerError) -> HeaderList:
     """What would be taken (RFC 3261 section 21.4.13), or why the media was not (21.4.26)."""
-    if error.status == 415:
-        return (("Accept", ", ".join(bodies.ACCEPT)),)
+    if isinstance(error, bodies.Unsupported):
+        return error.headers
     return (("Warning", f'399 siprec "{error.reason}"'),) if error.status == 488 else ()

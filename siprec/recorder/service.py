@@ -15,6 +15,7 @@ from siprec.cluster.base import Wish
 from siprec.errors import PeerError, SipError, SiprecError, StoreError
 from siprec.fdstore import FdStore
 from siprec.media.writer import CLOSE_PATIENCE
+from siprec.recorder import refusal
 from siprec.recorder.call import Call
 from siprec.recorder.ebb import Ebb, give_memory_back, keep_low_iterators
 from siprec.recorder.facilities import Facilities, contact
@@ -197,9 +198,8 @@ class Recorder:
             body = bodies.read(event.request)
             found = recognise(event.request, body.parts, strict=self._use.policy.strict)
         except PeerError as error:
-            headers = [("Accept", ", ".join(bodies.ACCEPT))] if error.status == 415 else []
             self.log.warning("INVITE refused", source=event.flow.remote[0], status=error.status, reason=error.reason)
-            self._answer(event, error.status, now, headers)
+            self._answer(event, error.status, now, refusal.explained(error))
             return False
         if not found.is_recording_session and not self._limits.plain_calls:
             self._count("not a recording session", event, setting="RECORD_PLAIN_CALLS")

@@ -1,8 +1,9 @@
 """What the body of a request holds for a recording session: an offer or answer, metadata, and the rest.
 
 RFC 5621 section 8: a part that we cannot process and that says handling=required makes the request 415.
-SBCs attach parts nobody but them reads (GTD, ISUP, PIDF) without marking them optional, so only an explicit
-`handling=required` on an unknown part is refused.
+SBCs attach parts nobody but them reads (GTD, ISUP, PIDF) without marking them optional, so of the parts of a multipart
+only an unknown one with an explicit `handling=required` is refused. A body that is the whole message is what the
+request is about: one of an unknown type is refused unless it says handling=optional (RFC 3261 section 8.2.3).
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ from siprec.sip.multipart import BodyPart, parse_body
 
 ACCEPT = ("application/sdp", "application/rs-metadata+xml", "application/rs-metadata", "multipart/mixed")
 """What an answer to OPTIONS or a 415 lists (RFC 7866 section 12, RFC 9806)."""
+
+
+class Unsupported(SipError):
+    """A body of a type or a coding that we do not know; `headers` tell the peer which we do (RFC 3261 8.2.3)."""
+
+    status = 415
+
+    def __init__(self, reason: str, *headers: tuple[str, str]) -> None:
+        super().__init__(reason)
+        self.headers = headers
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Bodies:
 def read(request: Request) -> Bodies:
     """Take a request's body apart, once however often it is asked for.
 
-    Raises SipError 415 for a content coding or a required part we do not know, MultipartError 400.
+    Raises Unsupported for a content coding or a required part we do not know, MultipartError 400.
     """
     return request.once("body", _read)
 
@@ -46,7 +57,7 @@ def read(request: Request) -> Bodies:
 def _read(request: Request) -> Bodies:
     coding = request.headers.get("Content-Encoding")
     if coding and coding.lower() != "identity":
-        raise SipError("content coding is not supported", status=415)
+        raise Unsupported("content coding is not supported", ("Accept-Encoding", "identity"))
     if not request.body.strip():
         return Bodies()
     parts = tuple(parse_body(request.headers, request.body))
@@ -58,13 +69,14 @@ def _read(request: Request) -> Bodies:
             sdp = part.body if sdp is None else sdp
         elif is_metadata(part):
             metadata.append(part)
-        elif _required(part):
-            raise SipError("a required body part is of an unknown type", status=415)
+        elif _required(part, alone=part.headers is request.headers):
+            raise Unsupported("a required body is of an unknown type", ("Accept", ", ".join(ACCEPT)))
     return Bodies(sdp, tuple(metadata), parts)
 
 
-def _required(part: BodyPart) -> bool:
-    return part.disposition is not None and (part.disposition.params.get("handling") or "").lower() == "required"
+def _required(part: BodyPart, *, alone: bool) -> bool:
+    handling = part.disposition.params.get("handling") if part.disposition is not None else None
+    return (handling or ("required" if alone else "optional")).lower() == "required"
 
 
 def _document(part: BodyPart) -> Recording | SnapshotRequest | MetadataError:

@@ -42,7 +42,10 @@ def is_recording(request: Request, *, strict: bool = False) -> bool:
         pytest.param(invite(headers="Supported: timer, siprec\r\n"), id="Supported alone"),
         pytest.param(invite(headers=METADATA[0], body=METADATA[1]), id="metadata alone"),
         pytest.param(
-            invite(headers="Content-Type: text/plain\r\nContent-Disposition: recording-session\r\n", body="x"),
+            invite(
+                headers="Content-Type: text/plain\r\nContent-Disposition: recording-session;handling=optional\r\n",
+                body="x",
+            ),
             id="disposition alone",
         ),
     ],

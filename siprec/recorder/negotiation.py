@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from siprec import clock
 from siprec.errors import ListenError, PortsExhausted, SdpError
+from siprec.media.arena import SLOT
 from siprec.media.ports import PortPair
 from siprec.recorder.intake import ANY_ADDRESS, Intake, Ports, local_address_towards, own_key
 from siprec.sdp import model as sdp
@@ -27,6 +28,9 @@ from siprec.session.model import CallData, Channel
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 TRANSPORTS = negotiate.PLAIN_TRANSPORTS | negotiate.SECURE_TRANSPORTS
+PAYLOAD_LIMIT = SLOT - 64
+"""Octets of the longest payload: beside it a datagram has an RTP header, perhaps an extension, and SRTP's tag."""
+
 STREAMS_LIMIT = 8
 """Streams offered in answer to an INVITE without an offer, however many its metadata names."""
 
@@ -119,6 +123,7 @@ class Negotiation:
             transports=TRANSPORTS,
             default_address=self._source,
             rtcp_mux=True,
+            payload_limit=PAYLOAD_LIMIT,
         )
         lines = self._sealed(streams.admitted(self._known(), planned))
         refused = {each.reason or "" for each in lines if not each.accepted and each.remote_port}

@@ -43,6 +43,9 @@ DEFAULT_FORMATS = (
 )
 """What is offered when nothing is known of the other side (an INVITE without SDP)."""
 
+DEFAULT_PTIME = 20
+"""Milliseconds of audio in a packet where nothing is said of it (RFC 3551 section 4.2)."""
+
 # RFC 3264 section 6.1, for one that only ever receives. Looked up anew for every offer: inactive never sticks.
 _ANSWERED: Mapping[Direction, Direction] = {
     "sendonly": "recvonly",
@@ -127,6 +130,7 @@ def plan(
     default_address: str | None = None,
     ready: bool = True,
     rtcp_mux: bool = False,
+    payload_limit: int | None = None,
 ) -> list[NegotiatedStream]:
     """What each m-line of `offer` becomes, in order. Opens nothing and never raises.
 
@@ -136,13 +140,14 @@ def plan(
     `default_direction`: what an offer without a direction means; from an SRC it is sendonly (Metaswitch), not
     RFC 8866's sendrecv, and the answer is the same. `default_address`: where media comes from that no c= tells of, or
     only by a host name. `ready`: False answers inactive (RFC 7866 section 7.2).
-    `rtcp_mux`: take a=rtcp-mux where it is offered (RFC 5761 section 5.1.1).
+    `rtcp_mux`: take a=rtcp-mux where it is offered (RFC 5761 section 5.1.1). `payload_limit`: octets of the longest
+    payload that can be received; L16 that sends more in a packet (of a=ptime, else 20 ms) is not taken.
     """
     wanted = _lower(codecs)
     spare = _lower(undecodable)
     streams = []
     for index, media in enumerate(offer.media):
-        formats = _choose(media, wanted, spare)
+        formats = _choose(media, wanted, spare, payload_limit)
         reason = _refusal(media, formats, kinds, transports)
         stream = _read(index, media, default_direction, default_address, rtcp_mux=rtcp_mux)
         direction = _ANSWERED[stream.offered_direction] if ready and reason is None else "inactive"
@@ -320,13 +325,21 @@ def _remote_rtcp(media: MediaDescription, address: str | None, *, mux: bool) -> 
     return (host, port) if host is not None and usable else None
 
 
-def _choose(media: MediaDescription, wanted: frozenset[str], spare: frozenset[str]) -> tuple[Format, ...]:
+def _choose(
+    media: MediaDescription, wanted: frozenset[str], spare: frozenset[str], limit: int | None
+) -> tuple[Format, ...]:
     """The formats to keep: with a wanted codec, else with a spare one, else none."""
-    offered = tuple(media.rtpmap.values())
+    offered = tuple(form for form in media.rtpmap.values() if limit is None or _l16_octets(form, media.ptime) <= limit)
     for codecs in (wanted, spare):
         if any(form.encoding.lower() in codecs - AUXILIARY for form in offered):
             return tuple(form for form in offered if form.encoding.lower() in codecs | AUXILIARY)
     return ()
+
+
+def _l16_octets(form: Format, ptime: int | None) -> int:
+    """Octets of a packet of L16, which alone of what is taken may be too long for a datagram's room; of others 0."""
+    rate = form.clock_rate * form.channels * 2 if form.encoding.upper() == "L16" else 0
+    return rate * (ptime or DEFAULT_PTIME) // 1000
 
 
 _Check = tuple[str, Callable[[MediaDescription, tuple[Format, ...], Collection[str], Collection[str]], bool]]

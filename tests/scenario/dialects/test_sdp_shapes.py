@@ -1,5 +1,7 @@
 """SDP as SRCs write it: t= before c=, blank lines between media, unknown lines, no direction, labels that are words."""
 
+import re
+
 import pytest
 
 from tests.support.replay import Server
@@ -44,3 +46,22 @@ async def test_a_label_given_twice_is_two_channels(server: Server) -> None:
     assert [each.port > 0 for each in src.answer.media] == [True, True] if src.answer else False
     recorded = await src.bye()
     assert [each.index for each in recorded.manifest.channels] == [0, 1]
+
+
+async def test_a_codec_whose_packets_are_longer_than_our_room_is_left_to_another(server: Server) -> None:
+    """20 ms of L16 at 44.1 kHz stereo have 3528 octets, which no slot of the capture holds."""
+    src = server.src("trait-06-sdp")
+    data = src.load("good")
+    assert b"RTP/AVP 0" in data
+    assert (await src.exchange(data.replace(b"RTP/AVP 0", b"RTP/AVP 10 0"))).status == 200
+    assert src.answer is not None
+    assert all("10" not in each.formats for each in src.answer.media)
+    await src.ack()
+    await src.speak("a_leg")
+    assert sum(each.packets or 0 for each in (await src.bye()).manifest.channels) == 5
+
+
+async def test_with_no_other_codec_it_is_refused(server: Server) -> None:
+    src = server.src("trait-06-sdp")
+    response = await src.exchange(re.sub(rb"RTP/AVP 0[ \d]*", b"RTP/AVP 10", src.load("good")))
+    assert (response.status, response.headers.get("Warning")) == (488, '399 siprec "no acceptable codec"')

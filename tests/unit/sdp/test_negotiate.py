@@ -260,6 +260,28 @@ def test_answer_of_another_shape_is_refused(media: tuple[str, ...]) -> None:
     assert caught.value.status == 488
 
 
+@pytest.mark.parametrize(
+    ("formats", "attributes", "taken"),
+    [
+        ("10", (), []),  # L16/44100/2
+        ("11", (), [11]),
+        ("10 0", (), [0]),
+        ("10", ("a=ptime:10",), [10]),
+        ("11", ("a=ptime:30",), []),
+        ("97 101", ("a=rtpmap:97 L16/48000/2", "a=rtpmap:101 telephone-event/8000"), []),
+        ("97", ("a=rtpmap:97 l16/48000",), [97]),
+        ("97", ("a=rtpmap:97 opus/48000/2",), [97]),
+    ],
+)
+def test_a_format_whose_packets_are_too_long_is_not_taken(
+    formats: str, attributes: tuple[str, ...], taken: list[int]
+) -> None:
+    offer = _offer(f"m=audio 40000 RTP/AVP {formats}", *attributes)
+    (stream,) = negotiate.plan(offer, codecs=("PCMU", "L16", "opus"), payload_limit=1984)
+    assert [each.payload_type for each in stream.formats] == taken
+    assert stream.reason == (None if taken else "no acceptable codec")
+
+
 # ---- versions
 
 

@@ -16,11 +16,12 @@ from siprec.recorder import describe
 from siprec.recorder.contact import agree_timer
 from siprec.recorder.learn import foreseen, held, learn, received_at
 from siprec.recorder.leg import HeaderList, Leg
-from siprec.recorder.negotiation import Prepared
+from siprec.recorder.negotiation import STREAMS_LIMIT, Prepared
 from siprec.session import bodies
 from siprec.session.transitions import Event
 from siprec.sip.events import AckReceived, RequestReceived
 from siprec.sip.flow import Flow
+from siprec.sip.grammar import TOKEN
 
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
@@ -115,10 +116,14 @@ async def change(call: Call, event: RequestReceived) -> bool:
 
 
 async def conclude(call: Call, event: AckReceived) -> None:
-    """Take the answer to our offer, which the ACK carries when the INVITE came without one (RFC 3261 13.2.1)."""
+    """Take the answer to our offer, which the ACK carries when the INVITE came without one (RFC 3261 13.2.1), and the
+    metadata beside it.
+    """
     leg = call.leg
     try:
         body = bodies.read(event.request)
+        with contextlib.suppress(PeerError):  # as in `change`
+            learn(call.record, leg, event.request, body=body, log=call.log)
         if body.sdp is None:
             raise SdpError("the ACK brings no answer to our offer")
         prepared = leg.negotiation.conclude(body.sdp)
@@ -141,5 +146,7 @@ def _assign(call: Call, event: RequestReceived | AckReceived, prepared: Prepared
 
 
 def _offer(call: Call, leg: Leg, flow: Flow) -> str:
-    wanted = sum(each.span.open for each in call.record.metadata.streams.values()) or 1
-    return leg.negotiation.propose(wanted, flow.local[0])
+    """An m-line for each stream that the metadata knows, under its label, so that who is heard where is no guess."""
+    names = [each.stream.label for each in call.record.metadata.streams.values() if each.span.open][:STREAMS_LIMIT]
+    labels = [name if name and names.count(name) == 1 and TOKEN.fullmatch(name) else None for name in names]
+    return leg.negotiation.propose(labels or [None], flow.local[0])

@@ -143,9 +143,9 @@ class Negotiation:
 
     # ------------------------------------------------------------------ we offer
 
-    def propose(self, count: int, local: str) -> str:
-        """Our offer in the answer to an INVITE without one: the slots known, or `count` new ones, at most STREAMS_LIMIT
-        (RFC 3261 section 14.2). `local`: the address of ours that the INVITE came to.
+    def propose(self, labels: Sequence[str | None], local: str) -> str:
+        """Our offer in the answer to an INVITE without one: the slots known, or new ones with these labels, at most
+        STREAMS_LIMIT (RFC 3261 section 14.2). `local`: the address of ours that the INVITE came to.
 
         Raises PortsExhausted, SdpError 488.
         """
@@ -157,7 +157,7 @@ class Negotiation:
             keys, origin = self._keys(self._data.channels), self._origin(ports)
             offer = negotiate.offer_again(known, ports=ports, origin=origin, crypto=keys)
         else:
-            offer = self._new_slots(min(count, STREAMS_LIMIT))
+            offer = self._new_slots(labels[:STREAMS_LIMIT])
         self._proposed = sdp.parse(self._revised(offer))
         return str(self._proposed)
 
@@ -277,16 +277,19 @@ class Negotiation:
             for each in lines
         ]
 
-    def _new_slots(self, count: int) -> sdp.SessionDescription:
+    def _new_slots(self, labels: Sequence[str | None]) -> sdp.SessionDescription:
         try:
-            for index in range(count):
+            for index in range(len(labels)):
                 self._waiting[index] = self._ports.acquire(self._source, clock.monotonic())
             ports = {index: (self._address_of(pair, self._source), pair.port) for index, pair in self._waiting.items()}
             origin = self._origin(ports)
         except (PortsExhausted, ListenError, SdpError):
             self.withdraw()
             raise
-        slots = [negotiate.StreamOffer(*each, direction="recvonly") for each in ports.values()]
+        slots = [
+            negotiate.StreamOffer(*each, label=label, direction="recvonly")
+            for each, label in zip(ports.values(), labels, strict=True)
+        ]
         return negotiate.build_offer(slots, origin=origin)
 
     def _address_of(self, pair: PortPair, remote: str) -> str:

@@ -104,7 +104,7 @@ def test_each_family_has_its_address(make: Make) -> None:
 @pytest.mark.parametrize(("bound", "shown"), [("127.0.0.50", "127.0.0.50"), (ANY, LOCAL)])
 def test_our_offer_names_it_too(make: Make, bound: str, shown: str) -> None:
     negotiation = make(bound)
-    ours = negotiation.propose(2, LOCAL)
+    ours = negotiation.propose([None, "2"], LOCAL)
     assert named(ours) == {shown}
     prepared = negotiation.conclude(offer("127.0.0.1", "10.0.0.7"))
     assert [each.address for each in prepared.channels] == [shown, shown]

@@ -36,6 +36,6 @@ def of(error: Exception, method: str, log: Logger) -> tuple[int, HeaderList]:
 
 def explained(error: PeerError) -> HeaderList:
     """What would be taken (RFC 3261 section 21.4.13), or why the media was not (21.4.26)."""
-    if isinstance(error, bodies.Unsupported):
-        return error.headers
+    if error.status == 415:
+        return error.headers if isinstance(error, bodies.Unsupported) else (("Accept", ", ".join(bodies.ACCEPT)),)
     return (("Warning", f'399 siprec "{error.reason}"'),) if error.status == 488 else ()

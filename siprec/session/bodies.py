@@ -8,15 +8,16 @@ request is about: one of an unknown type is refused unless it says handling=opti
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from siprec.errors import MetadataError, SipError
+from siprec.errors import MetadataError, PeerError, SipError
 from siprec.metadata import xml
 from siprec.metadata.model import Recording, SnapshotRequest
 from siprec.session.admission import is_metadata
-from siprec.sip.message import Request
-from siprec.sip.multipart import BodyPart, parse_body
+from siprec.sip.message import Headers, Request
+from siprec.sip.multipart import BodyPart, decoded, parse_body
 
 ACCEPT = ("application/sdp", "application/rs-metadata+xml", "application/rs-metadata", "multipart/mixed")
 """What an answer to OPTIONS or a 415 lists (RFC 7866 section 12, RFC 9806)."""
@@ -34,7 +35,9 @@ class Unsupported(SipError):
 
 @dataclass(frozen=True)
 class Bodies:
-    """The parts of one body. `sdp` is None when the message carries no session description."""
+    """The parts of one body. `sdp` is None when the message carries no session description. What it and `metadata` were
+    encoded for transfer by is undone, where that can be; of metadata a fault of it is one of the document.
+    """
 
     sdp: bytes | None = None
     metadata: tuple[BodyPart, ...] = ()
@@ -49,15 +52,14 @@ class Bodies:
 def read(request: Request) -> Bodies:
     """Take a request's body apart, once however often it is asked for.
 
-    Raises Unsupported for a content coding or a required part we do not know, MultipartError 400.
+    Raises Unsupported for a content coding or a required part we do not know, MultipartError 400; also for a session
+    description in a transfer encoding that cannot be undone.
     """
     return request.once("body", _read)
 
 
 def _read(request: Request) -> Bodies:
-    coding = request.headers.get("Content-Encoding")
-    if coding and coding.lower() != "identity":
-        raise Unsupported("content coding is not supported", ("Accept-Encoding", "identity"))
+    _check_coding(request.headers)
     if not request.body.strip():
         return Bodies()
     parts = tuple(parse_body(request.headers, request.body))
@@ -66,8 +68,10 @@ def _read(request: Request) -> Bodies:
     for part in parts:
         kind = f"{part.content_type.type}/{part.content_type.subtype}".lower()
         if kind == "application/sdp":
-            sdp = part.body if sdp is None else sdp
+            sdp = _plain(part).body if sdp is None else sdp
         elif is_metadata(part):
+            with contextlib.suppress(PeerError):  # then `documents` tell why
+                part = _plain(part)
             metadata.append(part)
         elif _required(part, alone=part.headers is request.headers):
             raise Unsupported("a required body is of an unknown type", ("Accept", ", ".join(ACCEPT)))
@@ -79,8 +83,21 @@ def _required(part: BodyPart, *, alone: bool) -> bool:
     return (handling or ("required" if alone else "optional")).lower() == "required"
 
 
+def _plain(part: BodyPart) -> BodyPart:
+    """`part` as its type says. Raises Unsupported, MultipartError."""
+    _check_coding(part.headers)
+    return decoded(part)
+
+
+def _check_coding(headers: Headers) -> None:
+    if (headers.get("Content-Encoding") or "identity").lower() != "identity":
+        raise Unsupported("content coding is not supported", ("Accept-Encoding", "identity"))
+
+
 def _document(part: BodyPart) -> Recording | SnapshotRequest | MetadataError:
     try:
-        return xml.parse(part.body, charset=part.content_type.params.get("charset"))
+        return xml.parse(_plain(part).body, charset=part.content_type.params.get("charset"))
     except MetadataError as error:
         return error
+    except PeerError as error:
+        return MetadataError(error.reason)

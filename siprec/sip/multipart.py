@@ -9,8 +9,9 @@ line ends (an AudioCodes SDP part may have bare LF). What real SBCs do and is ta
 - an empty line before the part's text (Google): it belongs to the part's body.
 """
 
+import binascii
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siprec.errors import MultipartError, SipError
 from siprec.sip.grammar import HEAD_END, LWS, encode, header_key
@@ -22,6 +23,7 @@ from siprec.sip.message import Headers, check_head, read_head
 _UNKNOWN_TYPE = MediaType("application", "octet-stream")
 _SDP = MediaType("application", "sdp")
 _DEFAULT_PART_TYPE = MediaType("text", "plain")  # RFC 2046 section 5.1
+_IDENTITIES = frozenset({"", "7bit", "8bit", "binary"})
 _WRITTEN_BY_US = ("content-type", "content-disposition", "content-length")
 
 
@@ -29,8 +31,8 @@ _WRITTEN_BY_US = ("content-type", "content-disposition", "content-length")
 class BodyPart:
     """One body. `headers` are the part's own (Content-ID, Content-Encoding, ...); for a bare body the message's.
 
-    `disposition` is None when not given or unreadable. `body` is as received: an encoding other than identity in
-    Content-Encoding or Content-Transfer-Encoding is for the user to refuse or undo.
+    `disposition` is None when not given or unreadable. `body` is as received: `decoded` undoes its
+    Content-Transfer-Encoding; a Content-Encoding is for the user to refuse.
     """
 
     content_type: MediaType
@@ -53,6 +55,28 @@ def parse_body(headers: Headers, body: bytes) -> list[BodyPart]:
     if content_type.type != "multipart":
         return [BodyPart(content_type, _disposition(headers), headers, body)]
     return _Reader().leaves(content_type, body, None, 1)
+
+
+def decoded(part: BodyPart) -> BodyPart:
+    """`part` without its Content-Transfer-Encoding (RFC 2045 section 6), never longer than it was.
+
+    Raises MultipartError for base64 that is damaged (400) and for an encoding that we do not know (415).
+    """
+    encoding = (part.headers.get("Content-Transfer-Encoding") or "").lower()
+    if encoding in _IDENTITIES:
+        return part
+    if encoding == "base64":
+        try:
+            body = binascii.a2b_base64(part.body)  # what is not of its alphabet is left out (section 6.8)
+        except binascii.Error:
+            raise MultipartError("the base64 of a body part is damaged") from None
+    elif encoding == "quoted-printable":
+        body = binascii.a2b_qp(part.body)
+    else:
+        raise MultipartError("the transfer encoding of a body part is unknown", status=415)
+    headers = part.headers.copy()
+    headers.remove("Content-Transfer-Encoding")
+    return replace(part, headers=headers, body=body)
 
 
 def format_multipart(parts: Sequence[BodyPart], boundary: str) -> tuple[str, bytes]:

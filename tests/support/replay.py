@@ -49,7 +49,7 @@ from siprec.sdp.model import MediaDescription, SessionDescription, literal
 from siprec.sdp.model import parse as parse_sdp
 from siprec.sip.flow import Flow, Transport
 from siprec.sip.message import Headers, MessageError, Request, Response, parse
-from siprec.sip.multipart import parse_body
+from siprec.sip.multipart import decoded, parse_body
 from siprec.store.base import SessionRecord, SessionStore
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "dialects"
@@ -553,7 +553,7 @@ def sdp_of(message: Request | Response) -> SessionDescription | None:
     if not message.body:
         return None
     parts = parse_body(message.headers, message.body)
-    found = (each.body for each in parts if each.content_type.name.lower() == "application/sdp")
+    found = (decoded(each).body for each in parts if each.content_type.name.lower() == "application/sdp")
     return next(map(parse_sdp, found), None)
 
 

@@ -1,5 +1,6 @@
 """Multipart bodies: vectors in tests/vectors/sip/multipart, every limit at it and one past it, and any bytes."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from siprec.errors import MultipartError
 from siprec.sip import limits
 from siprec.sip.headers import Disposition, MediaType
 from siprec.sip.message import Headers
-from siprec.sip.multipart import BodyPart, format_multipart, parse_body
+from siprec.sip.multipart import BodyPart, decoded, format_multipart, parse_body
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "sip" / "multipart"
 GOOD = sorted((VECTORS / "good").glob("*.json"))
@@ -119,6 +120,56 @@ def test_part_headers() -> None:
     (found,) = parse_body(typed("multipart/mixed;boundary=b"), part(limits.MAX_HEADERS))
     assert len(found.headers) == limits.MAX_HEADERS
     assert refused(part(limits.MAX_HEADERS + 1)) == (513, "a body part: there are too many headers")
+
+
+# --- transfer encodings
+
+
+def encoded(encoding: str, body: bytes) -> BodyPart:
+    return BodyPart(
+        SDP, None, Headers([("Content-ID", "<1@example.com>"), ("content-transfer-encoding", encoding)]), body
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("base64", b"dj0wDQpvPS0N\r\nCg==\r\n"),
+        ("BASE64", b" dj0w!DQpvPS0NCg== "),
+        ("quoted-printable", b"v=3D0\r\no=\r\n=3D-\r\n"),
+        ("Quoted-Printable", b"=76=3D0=0D=0Ao=3d-=0D=0A"),
+    ],
+)
+def test_a_transfer_encoding_is_undone(encoding: str, body: bytes) -> None:
+    part = decoded(encoded(encoding, body))
+    assert part.body == b"v=0\r\no=-\r\n"
+    assert list(part.headers) == [("Content-ID", "<1@example.com>")]
+    assert decoded(part) is part
+
+
+@pytest.mark.parametrize("encoding", ["7bit", "8bit", "Binary", ""])
+def test_others_leave_a_part_as_it_is(encoding: str) -> None:
+    part = encoded(encoding, b"v=3D0\r\n")
+    assert decoded(part) is part
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "reason"),
+    [
+        ("base64", b"dj0wDQ", 400, "the base64 of a body part is damaged"),
+        ("x-uuencode", b"", 415, "the transfer encoding of a body part is unknown"),
+    ],
+)
+def test_what_cannot_be_undone(encoding: str, body: bytes, status: int, reason: str) -> None:
+    with pytest.raises(MultipartError) as caught:
+        decoded(encoded(encoding, body))
+    assert (caught.value.status, caught.value.reason) == (status, reason)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["base64", "quoted-printable"]))
+def test_what_is_decoded_is_never_longer(body: bytes, encoding: str) -> None:
+    with contextlib.suppress(MultipartError):
+        assert len(decoded(encoded(encoding, body)).body) <= len(body)
 
 
 # --- writing

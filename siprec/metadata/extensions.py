@@ -5,6 +5,7 @@ Ids are found by name at any depth, whatever the namespace: Oracle's has two spe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from siprec.metadata.model import Extension, Recording, RSMetadata
@@ -21,6 +22,8 @@ _IDS = {
     "x-broadworks-correlation-info": "x-broadworks-correlation-info",
 }
 """Element or header name in lower case to the key in `external_ids`."""
+
+_UCID = re.compile(r"(?:^|[0-9a-f]{2})00fa08([0-9a-f]{16})|^fa08([0-9a-f]{16})", re.IGNORECASE)
 
 _CALL_DATA = "callData"  # Ribbon: SIP header fields of the call that is recorded
 _BROADWORKS = "broadworksrecordingmetadata"
@@ -39,7 +42,8 @@ def external_ids(source: Recording | RSMetadata) -> dict[str, str]:
 
     `session-id` (RFC 7989) is the first sipSessionID; `ucid`, `gucid`, `cisco-guid`, `x-audc-call-id`,
     `genesys-uuid`; `calldata.NAME` for each field of Ribbon's callData; `broadworks.NAME` for each of BroadWorks'
-    (userid, calltype = orig, term ..., recordingtype, ...). A UCID is in upper case without its `;encoding=hex`.
+    (userid, calltype = orig, term ..., recordingtype, ...). A UCID is its 16 hexadecimal digits (see `ucid`), or what
+    stands in its place, in upper case without `;encoding=hex`.
     """
     found: dict[str, str] = {}
     session_id = next((each for ids in _session_ids(source) for each in ids), "")
@@ -72,7 +76,19 @@ def _broadworks(steps: list[str], value: str) -> Iterator[tuple[str, str]]:
 
 
 def _clean(key: str, value: str) -> str:
-    return value.partition(";")[0].strip().upper() if key == "ucid" else value
+    if key != "ucid":
+        return value
+    text = value.partition(";")[0].strip()
+    return ucid(text) or text.upper()
+
+
+def ucid(text: str) -> str:
+    """The Universal Call ID in hexadecimal user-to-user data (RFC 7433), "" when there is none: upper case, without the
+    tag FA and the length 08 of the field that Avaya puts it in, and the protocol discriminator 00 before those. Oracle
+    quotes the data whole, AudioCodes the field.
+    """
+    found = _UCID.search(text)
+    return (found[1] or found[2]).upper() if found else ""
 
 
 def _session_ids(source: Recording | RSMetadata) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import count
 
 from siprec.errors import SipError
+from siprec.metadata.extensions import ucid
 from siprec.metadata.model import NameID, Participant, ParticipantStreamAssoc, Recording, Stream, user_part
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import Request
@@ -39,8 +40,6 @@ PARTICIPANTS_LIMIT = 16
 """Participants taken from headers; CUBE sends one for each m-line."""
 
 _MEDIA_INDEX = re.compile(r'media-index\s*=\s*"?(\d{1,3})', re.IGNORECASE)
-# RFC 7433: the UCID of Avaya is the field with tag 00FA and length 08 in hexadecimal user-to-user data.
-_UCID = re.compile(r"(?:^|[0-9a-f]{2})00fa08([0-9a-f]{16})|^fa08([0-9a-f]{16})", re.IGNORECASE)
 
 
 def external_ids(request: Request) -> dict[str, str]:
@@ -135,5 +134,4 @@ def _ucid(value: str) -> str:
     content, _, params = value.partition(";")
     if "encoding=hex" not in params.replace(" ", "").lower():
         return ""
-    found = _UCID.search(content.strip())
-    return (found[1] or found[2]).upper() if found else ""
+    return ucid(content.strip())

@@ -59,6 +59,21 @@ async def test_the_same_call_by_an_external_id(server: Server, name: str) -> Non
     assert (len(server.recordings()), recorded.manifest.recoveries[0].how) == (1, "fresh-invite")
 
 
+@pytest.mark.parametrize("ucid", ["FA080001000a5b2c3d4e", "00fa080001000a5b2c3d4e;encoding=hex", "0001000A5B2C3D4E"])
+async def test_a_ucid_is_the_same_in_every_form(server: Server, ucid: str) -> None:
+    """Avaya sends it in a header, AudioCodes and Oracle in the metadata, each with more or less around it."""
+    header = {"Max-Forwards: 70\n": f"Max-Forwards: 70\n{HEADERS['ucid']}"}
+    old = await recorded_call(server, session="one", replace=header)
+    await absence(0.1)
+    server.advance(GONE_SECONDS)
+    told = {"</start-time></session>": f"</start-time><v:ucid xmlns:v='urn:v'>{ucid}</v:ucid></session>"}
+    new, _ = await come_again(server, "", session="two", replace=told)
+    await old.request("BYE")
+    await new.exchange(new.build("BYE"))
+    recorded = await server.ended(call_id(old))
+    assert recorded.manifest.external_ids["ucid"] == "0001000A5B2C3D4E"
+
+
 NOBODY = [
     "Session-ID: 00000000000000000000000000000000;remote=ab30317f1a784dc48ff824d0d3715d86\n",
     "Cisco-Guid: 0-0-0-0\n",

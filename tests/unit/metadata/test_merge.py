@@ -414,6 +414,21 @@ def test_external_ids_and_extensions_of_a_state() -> None:
     assert external_ids(state) == {"session-id": "a;remote=b", "ucid": "00FA08"}
 
 
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("00FA080001000a5B2C3D4E;encoding=hex", "0001000A5B2C3D4E"),
+        ("04C80100FA080001000A5B2C3D4E", "0001000A5B2C3D4E"),
+        (" fa080001000A5B2C3D4E ", "0001000A5B2C3D4E"),
+        ("0001000a5b2c3d4e", "0001000A5B2C3D4E"),
+        ("00fa08000705d4c5", "00FA08000705D4C5"),
+    ],
+)
+def test_a_ucid_has_one_form(written: str, known: str) -> None:
+    extension = Extension("session", "s1", "", "ucid", "", (("ucid", written),))
+    assert external_ids(Recording(extensions=(extension,))) == {"ucid": known}
+
+
 def test_state_survives_a_store() -> None:
     extension = Extension("session", "c1", "", "x", "<x/>", (("x", "y"),))
     assoc = ParticipantSessionAssoc("bob-id", "c1", params=(("isfocus", "true"),))

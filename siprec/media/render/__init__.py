@@ -167,7 +167,7 @@ class Rendering:
         return ChannelReport(
             index=index,
             label=self.labels.get(index),
-            codecs=tuple(codec.name for codec in codecs),
+            codecs=tuple(codec.name for codec in codecs if codec.kind not in ("event", "noise")),
             undecodable=tuple(
                 codec.name for codec in codecs if codec.kind == "unknown" or (codec.kind == "law" and not codec.audible)
             ),

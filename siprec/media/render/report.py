@@ -41,6 +41,7 @@ class KeyPress:
 class ChannelReport:
     """One channel.
 
+    `codecs`: of the audio, not what accompanies it (telephone events, comfort noise).
     `packets`: distinct packets accepted, with those that cannot be decoded. `lost`: sequence numbers that never
     came, whatever the cause; not those that a sender counted on while it was held or paused. `duplicate` and
     `reordered` as each recorder saw them. `jitter_ms`: mean interarrival difference (RFC 3550 section 6.4.1).

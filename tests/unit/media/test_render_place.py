@@ -375,4 +375,5 @@ def test_comfort_noise_is_silence_and_no_gap(tmp_path: Path, payload_type: int) 
     expected[16_000:32_000] = 0
     assert (audio(rendering)[:, 0] == expected).all()
     assert not rendering.report.gaps
+    assert rendering.report.channels[0].codecs == ("PCMU/8000",)
     assert not rendering.report.channels[0].undecodable

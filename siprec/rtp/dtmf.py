@@ -13,7 +13,7 @@ MASK = "X"
 """What stands for a key that is not to be seen: it may be part of a card number or a password."""
 
 MAX_EVENTS = 10_000
-"""Events kept of one stream: a key every 9 s over a whole day; more comes from no hand."""
+"""Events kept of one recording: a key every 9 s over a whole day; more comes from no hand."""
 
 _BLOCK = struct.Struct(">BBH")
 _END = 0x80
@@ -64,11 +64,15 @@ def duration(payload: bytes) -> int:
 
 
 class Collector:
-    """Gathers the events of one stream. Packets may come in any order and any number of times."""
+    """Gathers the events of one stream. Packets may come in any order and any number of times.
 
-    def __init__(self, limit: int = MAX_EVENTS) -> None:
-        self._limit = limit
+    `room`: how many more may be kept, shared by all streams of a recording.
+    """
+
+    def __init__(self, room: list[int] | None = None) -> None:
+        self._room = [MAX_EVENTS] if room is None else room
         self._segments: dict[tuple[int, int], Event] = {}  # by code and start
+        self._beyond: tuple[int, int] | None = None  # code and start of the latest that is not kept
         self.omitted = 0
 
     @property
@@ -98,9 +102,11 @@ class Collector:
     def _note(self, code: int, start: int, *, lasts: int, volume: int, end: bool, sequence: int) -> None:
         segment = self._segments.get((code, start))
         if segment is None:
-            if len(self._segments) >= self._limit:
-                self.omitted += 1
+            if self._room[0] <= 0:
+                self.omitted += (code, start) != self._beyond
+                self._beyond = (code, start)
                 return
+            self._room[0] -= 1
             segment = self._segments[code, start] = Event(code, start, lasts, volume, sequence)
         segment.duration = max(segment.duration, lasts)
         segment.ended = segment.ended or end

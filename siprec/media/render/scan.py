@@ -16,7 +16,7 @@ from siprec.media.render.order import LOWEST, Line, Order, Ordered, ordered
 from siprec.media.render.source import FOREVER, Records, Source
 from siprec.media.render.timeline import MAX_PIECES, Anchor, LineTimeline, anchors, find
 from siprec.rtp.codecs import Codec
-from siprec.rtp.dtmf import Collector, duration
+from siprec.rtp.dtmf import MAX_EVENTS, Collector, duration
 from siprec.rtp.sequence import MAX_DROPOUT
 
 KEEP_BYTES = 64 << 20
@@ -37,8 +37,8 @@ class _Holes:
 @dataclass(slots=True)
 class _LineScan:
     timeline: LineTimeline
+    keys: Collector
     holes: _Holes = field(default_factory=_Holes)
-    keys: Collector = field(default_factory=Collector)
     usual: int = 0  # ticks of the latest audio packet, which a lost one will have had
 
 
@@ -62,7 +62,7 @@ class Scan:
         self.channels: dict[int, ChannelScan] = {}
         self.kept: list[Ordered] | None = []
         self._lines: dict[tuple[int, int], _LineScan] = {}
-        self._budget = [MAX_PIECES]
+        self._budget, self._key_room = [MAX_PIECES], [MAX_EVENTS]
         self._part_ends: dict[int, int] = {}
         kept_bytes, kept_buffers = 0, set[int]()
         for step in ordered(source, self.order):
@@ -131,7 +131,9 @@ class Scan:
     def _add_line(self, line: Line, records: Records, buffers: Buffers) -> None:
         scan = self._lines.get((line.channel, line.ssrc))
         if scan is None:
-            scan = self._lines[(line.channel, line.ssrc)] = _LineScan(LineTimeline(line, self._budget))
+            scan = self._lines[(line.channel, line.ssrc)] = _LineScan(
+                LineTimeline(line, self._budget), Collector(self._key_room)
+            )
         numbers = np.unique(records["codec"]).tolist()
         lasts = np.zeros(records.size, np.int64)
         clocks = np.zeros(records.size, np.int64)

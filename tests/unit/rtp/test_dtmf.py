@@ -72,15 +72,24 @@ def test_several_events_in_one_packet() -> None:
 
 
 def test_no_more_events_than_the_limit() -> None:
-    collector = Collector(limit=2)
+    collector = Collector([2])
     for number in range(3):
         collector.feed(number * 1000, block(1, 400), sequence=number)
+        collector.feed(number * 1000, block(1, 480), sequence=number + 3)
     assert (len(collector.events), collector.omitted) == (2, 1)
+
+
+def test_streams_share_the_limit() -> None:
+    room = [2]
+    collectors = [Collector(room) for _ in range(3)]
+    for each in collectors:
+        each.feed(0, block(1, 400), sequence=1)
+    assert [(len(each.events), each.omitted) for each in collectors] == [(1, 0), (1, 0), (0, 1)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**32), st.binary(max_size=20))))
 def test_whatever_the_bytes_nothing_is_raised(packets: list[tuple[int, bytes]]) -> None:
-    collector = Collector(limit=5)
+    collector = Collector([5])
     for number, (timestamp, payload) in enumerate(packets):
         collector.feed(timestamp, payload, sequence=number)
     assert len(collector.events) <= 5

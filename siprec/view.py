@@ -181,6 +181,7 @@ def _channel(channel: ChannelEntry, shape: str, *, rendered: bool) -> list[Text]
         return [Text(f"  {who}"), Text(f"{'':13}{' · '.join(facts)}", "dim")]
     facts.append(f"{channel.packets} packets")
     facts += [f"{count} {name}" for name, count in flaws if count]
+    facts += [f"{channel.keys} DTMF keys"] if channel.keys else []
     facts.append(f"jitter {channel.jitter_ms:.1f} ms")
     return [Text(f"  {who:<10}▕{shape}▏"), Text(f"{'':13}{' · '.join(facts)}", "dim")]
 

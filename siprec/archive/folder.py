@@ -257,9 +257,12 @@ class RecordingFolder:
             replace_file(self.manifest_path, data or manifest.dump())
             return mark_of(self.manifest_path)
 
-    def gather(self, parts: Sequence[PartFolder], *, link: bool = False) -> list[Path]:
-        """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time. Returns
-        the files. `link`: the only part is whole and about to be removed, so that its files need not be copied.
+    def gather(
+        self, parts: Sequence[PartFolder], rendered: Sequence[dict[str, Any]] = (), *, link: bool = False
+    ) -> list[Path]:
+        """Bring together what the parts hold singly: metadata bodies in order, and one events.jsonl by time, with the
+        events that were `rendered`. Returns the files. `link`: the only part is whole and about to be removed, so that
+        its files need not be copied.
         """
         bodies = [body for part in parts for body in part.metadata()]
         folder, events = self.path / "metadata", self.path / "events.jsonl"
@@ -269,8 +272,8 @@ class RecordingFolder:
         for body, name in zip(bodies, gathered, strict=True):
             if not (link and _linked(body, name)):
                 replace_file(name, body.read_bytes())
-        if not (link and _linked(parts[0].path / "events.jsonl", events)):
-            found = (event for part in parts for event in part.events())
+        if rendered or not (link and _linked(parts[0].path / "events.jsonl", events)):
+            found = [*(event for part in parts for event in part.events()), *rendered]
             replace_file(events, _lines(sorted(found, key=lambda event: str(event.get("at", "")))))
         return [events, *gathered]
 

@@ -19,7 +19,8 @@ HeardEntry = TypedDict("HeardEntry", {"participant_id": str, "name": str | None,
 class ChannelEntry:
     """One channel of the audio file. `participant`: who is heard in it, or was last. `participants`: all who ever were,
     by time, each as often as they began to be. `remote`: address and port the SRC announced for the stream. `sent`:
-    packets that the SRC says it has sent (RTCP sender reports); null when it said nothing."""
+    packets that the SRC says it has sent (RTCP sender reports); null when it said nothing. `keys`: telephone events
+    (DTMF), each of which is a line of events.jsonl."""
 
     index: int
     label: str | None = None
@@ -29,6 +30,7 @@ class ChannelEntry:
     codec: str | None = None
     remote: str | None = None
     ssrcs: list[int] = field(default_factory=list)
+    keys: int = 0
     packets: int = 0
     sent: int | None = None
     lost: int = 0

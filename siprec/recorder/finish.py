@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from siprec.archive.audio import AudioFormat, write_audio
 from siprec.archive.folder import PartFolder, RecordingFolder, mark_of
@@ -105,7 +105,7 @@ def _finish(path: Path, options: FinishOptions, beside: Sequence[Path]) -> Finis
     issue = manifest.verdict != "ok" or evidence.undecodable
     keeps = options.capture_keep == "always" or (options.capture_keep == "issues" and issue)
     whole = len(held) == 1 and parts[0].part.ended_ns is not None
-    gathered = folder.gather(held, link=whole and not keeps)
+    gathered = folder.gather(held, _keys(report), link=whole and not keeps)
     manifest.state = "ended"
     manifest.files = [file_entry(each, path) for each in (audio, *gathered)]
     folder.write_after(manifest, mark)
@@ -163,6 +163,7 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
         entry = known.get(found.index) or ChannelEntry(found.index, found.label)
         entry.codec = "/".join(found.codecs) or entry.codec
         entry.ssrcs = list(found.ssrcs)
+        entry.keys = sum(each.channel == found.index for each in report.keys)
         entry.packets = found.packets
         entry.lost = found.lost
         entry.duplicate = found.duplicate
@@ -173,6 +174,26 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
     for recovery in manifest.recoveries:
         recovery.gap_ms = _cost(recovery, report.gaps, rendering.start_ns)
     manifest.gaps = [GapEntry(gap.channel, round(gap.start, 6), round(gap.length, 6), gap.cause) for gap in report.gaps]
+
+
+def _keys(report: Report) -> list[dict[str, Any]]:
+    """The telephone events of a recording (RFC 4733) as lines for events.jsonl. They are made of the capture each time,
+    and no part has them, so none is told twice.
+    """
+    lines: list[dict[str, Any]] = [
+        {
+            "at": timestamp(report.start_ns + round(each.start * 1e9)),
+            "event": "dtmf",
+            "channel": each.channel,
+            "start": round(each.start, 3),
+            "duration": round(each.duration, 3),
+            "key": each.key,
+        }
+        for each in report.keys
+    ]
+    if report.keys_omitted:
+        lines.append({"at": timestamp(report.end_ns), "event": "dtmf-omitted", "count": report.keys_omitted})
+    return lines
 
 
 def _cost(recovery: RecoveryEntry, gaps: Sequence[Gap], start_ns: int) -> int:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> RecordingFolder:
     manifest = Manifest(session_id, "ended", "a", 1, "192.0.2.1", "call@192.0.2.1", "ok", "fine", duration=3725.5)
     manifest.participants = [ParticipantEntry("1", "sip:alice@example.com", "Alice\x1b[31m")]
     manifest.channels = [
-        ChannelEntry(0, "1", participant="Alice", codec="PCMU", packets=50, lost=3),
+        ChannelEntry(0, "1", participant="Alice", codec="PCMU", packets=50, lost=3, keys=4),
         ChannelEntry(1, "2", participant="Bob", codec="PCMU", packets=50),
     ]
     manifest.gaps = [GapEntry(1, 61.0, 0.5, "loss")]
@@ -45,7 +45,7 @@ def test_a_waveform_shows_who_speaks_when(folder: RecordingFolder) -> None:
 
 def test_one_recording_tells_all(folder: RecordingFolder) -> None:
     text = shown(view.details(folder))
-    for each in ("Alice", "Bob", "▕", "3 lost", "gap", "1:01.0", "1:02:05.5", "ok", "fine"):
+    for each in ("Alice", "Bob", "▕", "3 lost", "4 DTMF keys", "gap", "1:01.0", "1:02:05.5", "ok", "fine"):
         assert each in text
     assert "\x1b[31m" not in text
 

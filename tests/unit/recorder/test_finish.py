@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -15,9 +16,10 @@ from siprec.archive.manifest import Manifest
 from siprec.errors import ArchiveError
 from siprec.media.part import PayloadFormat
 from siprec.media.render.source import MAX_CHANNELS
+from siprec.recorder.dossier import timestamp
 from siprec.recorder.finish import DISK_REASON, FinishOptions, finish, mark_failed
 from siprec.recorder.salvage import leftovers
-from tests.support.captures import PCMU, SECOND, Channel, Folder, Sender, Sent, noise, payloads
+from tests.support.captures import PCMU, SECOND, START, Channel, Folder, Sender, Sent, noise, payloads
 from tests.support.sessions import session_id
 
 
@@ -162,3 +164,44 @@ def test_every_stream_of_a_channel_that_several_have_is_to_be_heard(
         Channel(label=label, port=10_002, since=SECOND, index=0),
     ]
     assert rendered(folder, channels, Sender().send(payloads(noise(50)))).verdict == verdict
+
+
+def with_keys(sender: Sender, *codes: int) -> list[Sent]:
+    """A second of audio before each key, one after the last."""
+    sent = sender.send(payloads(noise(50)))
+    for code in codes:
+        start = sender.timestamp
+        for number in range(1, 11):
+            payload = bytes([code, 0x80 if number >= 8 else 10]) + (160 * min(number, 8)).to_bytes(2, "big")
+            sent.append(Sent(sender.clock, payload, sender.sequence, start, payload_type=101))
+            sender.skip()
+        sent += sender.send(payloads(noise(50)))
+    return sent
+
+
+@pytest.mark.parametrize("keep", ["never", "always"])
+def test_keys_are_told_among_the_events(folder: RecordingFolder, keep: Literal["never", "always"]) -> None:
+    Folder().write(folder.path / "parts" / "000001-a", with_keys(Sender(), 5, 11))
+    (part,) = folder.parts()
+    part.append_events([{"at": timestamp(START + at), "event": name} for at, name in ((0, "ack"), (9 * SECOND, "bye"))])
+    folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
+    for _ in range(1 if keep == "never" else 2):
+        finish(folder.path, FinishOptions(capture_keep=keep))
+        events = [json.loads(line) for line in (folder.path / "events.jsonl").read_text().splitlines()]
+        assert [each["event"] for each in events] == ["ack", "dtmf", "dtmf", "bye"]
+        assert events[1] == {
+            "at": timestamp(START + SECOND), "event": "dtmf", "channel": 0, "start": 1.0, "duration": 0.16, "key": "X",
+        }  # fmt: skip
+        assert (events[2]["start"], events[2]["key"]) == (2.2, "X")
+        (channel,) = folder.read().channels
+        assert (channel.codec, channel.keys) == ("PCMU/8000", 2)
+
+
+def test_no_more_keys_than_the_limit_are_told(folder: RecordingFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siprec.media.render.scan.MAX_EVENTS", 2)
+    Folder().write(folder.path / "parts" / "000001-a", with_keys(Sender(), 5, 6, 7))
+    folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
+    finish(folder.path, FinishOptions())
+    events = [json.loads(line) for line in (folder.path / "events.jsonl").read_text().splitlines()]
+    assert [each["event"] for each in events] == ["dtmf", "dtmf", "dtmf-omitted"]
+    assert events[2] == {"at": timestamp(START + 10 * SECOND), "event": "dtmf-omitted", "count": 1}

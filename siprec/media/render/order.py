@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media.render.source import FOREVER, RECORD, Records, SenderReport, Source, Stretch
+from siprec.media.render.still import Still
 from siprec.rtp.sequence import MAX_DROPOUT, unwrap16, unwrap32
 
 REORDER_NS = 2_000_000_000
@@ -62,6 +63,9 @@ class Line:
     released_top: int | None = None
     last_media: int | None = None
     recent: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    still: Still = field(default_factory=Still)
+    repeated: int = 0
+    """Packets dropped as duplicates by their sequence numbers, whose timestamps say that they were none."""
 
     def take(self, table: Records, until_ns: int) -> Records:
         """Adds packets in order of arrival; returns those that are now in order, without duplicates."""
@@ -85,18 +89,28 @@ class Line:
         extended = unwrap16(raw, last=last)
         ticks = table["media"].astype(np.uint32)
         steps = np.diff(extended, prepend=extended[0] if last is None else last)
-        if (steps < 0).any():
+        if (steps <= 0).any():
             before = np.uint32(ticks[0] if self.last_arrived is None else self.last_arrived[1])
             ahead = np.diff(ticks, prepend=before).view(np.int32)
             anew = (
                 (steps < -MAX_MISORDER) | ((steps < -FAR_BACK) & (ahead > 0)) | ((steps < 0) & (ahead > RESTART_TICKS))
-            )
-            for index in np.flatnonzero(anew).tolist():
-                top = max(self.highest, int(extended[:index].max()) if index else LOWEST)
-                extended[index:] += top + RESTART - int(extended[index])
+                # a number that stands still while the timestamp goes on: no duplicate of what was just there
+                | ((steps == 0) & (ahead > 0))
+            )  # fmt: skip
+            if anew.any():
+                self._restart(extended, np.flatnonzero(anew).tolist())
         table["sequence"] = extended
         self.highest = max(self.highest, int(extended.max()))
         self.last_arrived = (int(extended[-1]), int(ticks[-1]))
+
+    def _restart(self, extended: NDArray[np.int64], starts: list[int]) -> None:
+        """Moves what comes from each of `starts` on above all that came before."""
+        top, done = self.highest, 0
+        for start, end in zip(starts, [*starts[1:], extended.size], strict=True):
+            if start > done:
+                top = max(top, int(extended[done:start].max()))
+            extended[start:end] += top + RESTART - int(extended[start])
+            top, done = max(top, int(extended[start:end].max())), end
 
     def _mark_late(self, table: Records) -> None:
         """Marks what comes after a later one, seen by the recorder that took it."""
@@ -117,6 +131,7 @@ class Line:
         again = np.diff(table["sequence"], prepend=table["sequence"][0] - 1) == 0
         if not again.any():
             return table
+        self.repeated += int(np.count_nonzero(again & (np.diff(table["media"], prepend=table["media"][0]) != 0)))
         copies = np.sort(table["sequence"] * (1 << 16) + table["part"])
         self.duplicate += int(np.count_nonzero(np.diff(copies) == 0))
         distinct: Records = table[~again]
@@ -145,6 +160,9 @@ class Line:
         behind = table["sequence"] <= top
         known = behind & np.isin(table["sequence"], self.recent)
         self.duplicate += int(np.count_nonzero(known))
+        if self.last_media is not None:
+            ahead = (table["media"] - self.last_media).astype(np.uint32).view(np.int32)
+            self.repeated += int(np.count_nonzero(known & (ahead > 0)))
         found = np.count_nonzero(behind & ~known)
         self.lost = max(self.lost - int(found), 0)  # those from before the first packet were never thought lost
         return table[~known]
@@ -205,6 +223,9 @@ def ordered(source: Source, order: Order) -> Iterator[Ordered]:
     buffers: dict[int, NDArray[np.uint8]] = {}
     for stretch in source.stretches():
         buffers |= stretch.buffers
-        yield Ordered(stretch.until_ns, order.sort(stretch), stretch.reports, buffers)
+        lines = order.sort(stretch)
+        for line, table in lines:
+            line.still.steady(table, source.codecs, buffers)
+        yield Ordered(stretch.until_ns, lines, stretch.reports, buffers)
         used = {int(number) for line in order.lines.values() for number in np.unique(line.held["buffer"])}
         buffers = {number: data for number, data in buffers.items() if number in used}

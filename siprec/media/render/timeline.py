@@ -148,7 +148,7 @@ class LineTimeline:
         last = self.line.last_media
         if self.pieces and self.pieces[-1].report is None and last is not None:
             step = (report.timestamp - last + 2**31) % 2**32 - 2**31
-            self.pieces[-1].report = (last + step, report.ntp_ns)
+            self.pieces[-1].report = (last + step + self.line.still.shift, report.ntp_ns)
 
     def close(self) -> None:
         """No more packets come."""

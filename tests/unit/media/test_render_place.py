@@ -160,13 +160,51 @@ def test_a_stall_with_a_burst_behind_it_moves_nothing(tmp_path: Path) -> None:
     assert (audio(rendering)[:, 0] == MU[codes]).all()
 
 
-def test_a_frozen_timestamp_stays_within_two_seconds_and_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "last"), [(0, 500), (100, 150), (100, 110), (100, 103), (400, 500)])
+@pytest.mark.parametrize("stood", [False, True])
+def test_a_timestamp_that_stands_still_loses_no_audio(tmp_path: Path, first: int, last: int, *, stood: bool) -> None:
+    codes = noise(500)
+    sent = []
+    for index, each in enumerate(Sender().send(payloads(codes))):
+        if index >= last and stood:  # the sender's clock goes on from where it stood
+            sent.append(replace(each, timestamp=each.timestamp - (last - first - 1) * 160))
+        else:
+            sent.append(replace(each, timestamp=50_000 + first * 160) if first <= index < last else each)
+    rendering = rendered(tmp_path, sent)
+    assert (audio(rendering)[:, 0] == MU[codes]).all()
+    assert not rendering.report.gaps
+
+
+def test_packets_missing_where_a_timestamp_stands_still_are_a_gap(tmp_path: Path) -> None:
     codes = noise(500)
     sent = [replace(each, timestamp=5) for each in Sender().send(payloads(codes))]
+    rendering = rendered(tmp_path, [*sent[:100], *sent[110:]])
+    expected = MU[codes].copy()
+    expected[16_000:17_600] = 0
+    assert (audio(rendering)[:, 0] == expected).all()
+    assert rounded(rendering) == [(2.0, 0.2, "loss")]
+
+
+def test_packets_that_are_said_twice_lie_once(tmp_path: Path) -> None:
+    codes = noise(250)
+    sent = [
+        replace(each, sequence=2 * index + again, at=each.at + again)
+        for index, each in enumerate(Sender().send(payloads(codes)))
+        for again in range(2)
+    ]
     samples = audio(rendered(tmp_path, sent))[:, 0]
-    assert samples.size == 80_000
-    places = np.flatnonzero(samples)
-    assert np.diff(places).max() <= 4 * 8000  # it reappears at least each two bins
+    assert (samples[:40_000] == MU[codes]).all()
+    assert not samples[40_000:].any()
+
+
+def test_a_sequence_number_that_stands_still_loses_no_audio(tmp_path: Path) -> None:
+    codes = noise(500)
+    sent = [replace(each, sequence=7) for each in Sender().send(payloads(codes))]
+    twice = [replace(each, at=each.at + again) for each in sent for again in range(2)]
+    rendering = rendered(tmp_path, twice)
+    assert (audio(rendering)[:, 0] == MU[codes]).all()
+    (channel,) = rendering.report.channels
+    assert (channel.packets, channel.lost, channel.duplicate) == (500, 0, 500)
 
 
 def test_a_sequence_that_starts_anew_loses_nothing(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from siprec.media import pcap
 from siprec.media.part import PartStream
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
 from siprec.recorder.dossier import timestamp
-from siprec.recorder.verdict import Evidence, judge
+from siprec.recorder.verdict import Evidence, Shortfall, judge
 
 LONG_LOSS_SECONDS = 0.25
 """Packets missing for longer than this are a failure of the network, not the usual loss of a bad one."""
@@ -227,6 +227,7 @@ def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
         silent=frozenset(each.index for each in report.channels if each.silent),
         truncated=f"the recorder on {cut} died during the call; what had reached the disk was saved" if cut else None,
         mute=frozenset(each.index for each in report.channels if each.silent and each.undecodable),
+        shortfalls=[Shortfall(each.index, each.unheard, each.captured, each.unheard_cause) for each in report.channels],
         undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
         unheard=_unheard(streams, report),
         left_out=report.left_out,

@@ -16,8 +16,22 @@ LOST_RATIO = 0.005
 GAP_SECONDS = 0.2
 """One gap this long swallows a syllable."""
 
+SHORT_RATIO = 0.005
+"""More than this share of what came is missing in the file, and more than GAP_SECONDS of it: that makes the verdict
+`gaps`. The worst of clocks, which is 0.1 % fast, stays below."""
+
 _INTENDED = frozenset({"hold", "paused", "closed"})
 """Causes of silence that the call itself wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Of the audio captured on a channel, `seconds` of `captured` are not in the file, and why."""
+
+    channel: int
+    seconds: float
+    captured: float
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,7 @@ class Evidence:
     """What the manifest does not tell: which channels were meant to send, which carried only silence, and of these
     which were `mute` because nothing in them could be decoded; the codecs that were `undecodable` anywhere; which
     streams (channel and label) of those that had one channel after each other were `unheard`; what was `left_out` of
-    the audio though it was captured."""
+    the audio though it was captured; how much came that is not in the file."""
 
     expected: frozenset[int]
     silent: frozenset[int]
@@ -34,6 +48,7 @@ class Evidence:
     undecodable: Sequence[str] = ()
     unheard: Sequence[tuple[int, str]] = ()
     left_out: Sequence[str] = ()
+    shortfalls: Sequence[Shortfall] = ()
 
 
 def judge(manifest: Manifest, evidence: Evidence) -> tuple[str, str]:
@@ -88,6 +103,13 @@ def _gaps(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
         share = channel.lost / max(1, channel.packets + channel.lost)
         if share > LOST_RATIO:
             reasons.append(f"{_who(channel)}: {channel.lost} packets lost ({share:.1%})")
+        reasons += [
+            f"{_who(channel)}: {each.seconds:.1f} s of {each.captured:.1f} s of audio cannot be heard: {each.cause}"
+            for each in evidence.shortfalls
+            if each.channel == channel.index
+            and each.seconds > GAP_SECONDS
+            and each.seconds > SHORT_RATIO * each.captured
+        ]
     long = [each for each in manifest.gaps if each.length >= GAP_SECONDS and each.cause not in _INTENDED]
     if long:
         worst = max(long, key=lambda gap: gap.length)

@@ -7,8 +7,10 @@ a call of a day. No packet is an object: tables of packets (`source.RECORD`) pas
 
     source   part folders -> stretches of packets by channel, parts merged by arrival, clock steps undone
     order    -> by SSRC in order, unwrapped, without duplicates, counted
+    still    -> timestamps that stood still set going
     timeline -> timestamps to time                    gaps  -> what is missing and why
     decode   -> samples                               plane -> samples on the time line, resampled
+    meter    -> how much of what came is heard
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from siprec.media.render.gaps import (
     outages,
     silent_phases,
 )
-from siprec.media.render.mix import Meter, Mixer
+from siprec.media.render.meter import Meter
+from siprec.media.render.mix import Mixer
 from siprec.media.render.order import MAX_LINES, Order, Ordered, ordered
 from siprec.media.render.plane import Samples
 from siprec.media.render.report import MAX_PEAKS, SILENT_PEAK, ChannelReport, Gap, KeyPress, Report
@@ -60,7 +63,8 @@ def render(
 class Rendering:
     """A recording as audio. `rate` in Hz, `frames` samples long, `channels` wide.
 
-    `native` is the G.711 law ("PCMU", "PCMA") that everything audible came in, else None.
+    `native` is the G.711 law ("PCMU", "PCMA") that everything audible came in, else None; also None where SSRCs of one
+    channel spoke at once and were mixed.
     """
 
     def __init__(
@@ -77,7 +81,9 @@ class Rendering:
         heard = audible(source.codecs, {number for each in self._scan.channels.values() for number in each.heard})
         self.rate = max((codec.rate for codec in heard), default=DEFAULT_RATE)
         laws = {codec.encoding if codec.kind == "law" and codec.rate == self.rate else "" for codec in heard}
-        self.native = laws.pop() or None if len(laws) == 1 else None
+        self._layers = self._scan.layers()
+        mixed = any(self._layers.values())
+        self.native = laws.pop() or None if len(laws) == 1 and not mixed else None
         self.frames = round((self.end_ns - self.start_ns) * self.rate / 1e9)
         self.labels = _labels(self._spans)
         self.channels = min(max(self.labels, default=0) + 1, MAX_CHANNELS)
@@ -99,6 +105,7 @@ class Rendering:
             frames=self.frames,
             origin_ns=self.start_ns,
             native=self.native if native else None,
+            layers=self._layers,
             watched=held_by_metadata(self._spans) & set(range(self.channels)),
         )
         yield from mixer.blocks(self._steps())
@@ -163,6 +170,9 @@ class Rendering:
         jitter_ns = sum(each.difference_ns for each in timelines) / differences if differences else 0.0
         peaks = np.concatenate(meter.peaks[index]) if meter.peaks[index] else np.zeros(0, np.int32)
         peak = int(peaks.max(initial=0))
+        packets = sum(line.packets for line in lines)
+        repeated = sum(line.repeated for line in lines)
+        came, unheard, cause = meter.unheard(index, repeated * meter.decoded[index] // max(packets, 1))
         codecs = [self._source.codecs[number] for number, _ in account.codecs.most_common()]
         return ChannelReport(
             index=index,
@@ -172,7 +182,7 @@ class Rendering:
                 codec.name for codec in codecs if codec.kind == "unknown" or (codec.kind == "law" and not codec.audible)
             ),
             ssrcs=tuple(line.ssrc for line in lines),
-            packets=sum(line.packets for line in lines),
+            packets=packets,
             lost=max(0, sum(line.lost for line in lines) - excused),
             duplicate=sum(line.duplicate for line in lines),
             reordered=sum(line.reordered for line in lines),
@@ -182,6 +192,9 @@ class Rendering:
             last_packet_ns=account.last_ns,
             peak_dbfs=round(20 * float(np.log10(peak / 32768)), 1) if peak else None,
             silent=peak <= SILENT_PEAK,
+            captured=came / 1e9,
+            unheard=unheard / 1e9,
+            unheard_cause=cause,
             peaks=_reduced(peaks),
         )
 

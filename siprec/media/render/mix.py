@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
-from math import ceil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media.render.decode import Buffers, Decoder, decoder
+from siprec.media.render.meter import Meter
 from siprec.media.render.order import Ordered
 from siprec.media.render.plane import CHUNK_SECONDS, Plane, Samples
+from siprec.media.render.scan import MAX_LAYERS
 from siprec.media.render.source import FOREVER, Records
 from siprec.media.render.timeline import DRIFT_NS, Anchor, find
 from siprec.rtp.codecs import LAW, LAW_SILENCE, Codec
@@ -23,65 +25,24 @@ packet, or than a stream's clock may drift in a day."""
 QUIET_PEAK = 256
 """A packet that stays below this (-42 dBFS) lies between talk spurts: there drift may be corrected unheard."""
 
-PEAKS_PER_CHUNK = 5 * CHUNK_SECONDS
-"""One peak for 200 ms; every rate we know is a multiple of 5."""
-
 Place = tuple[int, int]  # channel and SSRC
-
-
-SLOTS_PER_SECOND = 50
-"""Where audio was laid down is kept by slots of 20 ms, the usual packet: 4 MB for a day, however it came."""
-
-
-class Meter:
-    """The largest sample of each 200 ms of each channel; of the `watched` ones, also where any audio was laid down."""
-
-    def __init__(self, channels: int, *, watched: Collection[int], seconds: float) -> None:
-        self.peaks: list[list[NDArray[np.int32]]] = [[] for _ in range(channels)]
-        self._laid = {channel: np.zeros(ceil(seconds * SLOTS_PER_SECOND), np.bool_) for channel in watched}
-
-    def note(self, channel: int, position: int, count: int, *, rate: int) -> None:
-        """Where `count` samples of a packet or more were laid down."""
-        if channel in self._laid:
-            first, last = position * SLOTS_PER_SECOND // rate, -(-(position + count) * SLOTS_PER_SECOND // rate)
-            self._laid[channel][max(first, 0) : max(last, 0)] = True
-
-    def laid(self) -> dict[int, list[tuple[int, int]]]:
-        """Start and end of all audio of each watched channel by time, in nanoseconds and to the slot."""
-        slot_ns = 10**9 // SLOTS_PER_SECOND
-        found = {}
-        for channel, slots in self._laid.items():
-            edges = np.flatnonzero(np.diff(slots, prepend=False, append=False)) * slot_ns
-            found[channel] = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-        return found
-
-    def add(self, channel: int, samples: Samples | None, frames: int, rate: int) -> None:
-        """The next `frames` samples; None for silence."""
-        width = rate * CHUNK_SECONDS // PEAKS_PER_CHUNK
-        count = -(-frames // width)
-        if samples is None:
-            self.peaks[channel].append(np.zeros(count, np.int32))
-            return
-        if frames % width:
-            samples = np.concatenate([samples, np.zeros(count * width - frames, np.int16)])
-        rows = samples.reshape(count, width)
-        # the negative of -32768 is no 16-bit number
-        self.peaks[channel].append(np.maximum(rows.max(axis=1).astype(np.int32), -rows.min(axis=1).astype(np.int32)))
 
 
 class Mixer:
     """All channels of a recording, `frames` long; `native` is the law whose octets are kept, if any. `watched`: those
-    of which the meter is to tell where audio was laid down.
+    of which the meter is to tell where audio was laid down. `layers`: SSRCs that are to be mixed lie in layers of their
+    own; in one layer, the later packet is heard.
     """
 
     def __init__(self, codecs: list[Codec], anchors: dict[Place, list[Anchor]], *, channels: int, rate: int,
-                 frames: int, origin_ns: int, native: str | None = None, watched: Collection[int] = ()
-                 ) -> None:  # fmt: skip
+                 frames: int, origin_ns: int, native: str | None = None, watched: Collection[int] = (),
+                 layers: Mapping[Place, int] = MappingProxyType({})) -> None:  # fmt: skip
         self._codecs, self._anchors = codecs, anchors
         self._channels, self._rate, self._frames = channels, rate, frames
         self._origin_ns = origin_ns
         self._native = native
-        self._planes: list[dict[int, Plane]] = [{} for _ in range(channels)]
+        self._layers = layers
+        self._planes: list[dict[tuple[int, int], Plane]] = [{} for _ in range(channels)]  # by layer and rate
         self._decoders: dict[tuple[Place, int], Decoder] = {}
         self._shift: dict[tuple[Place, int], float] = defaultdict(float)
         self._ended: dict[Place, int] = {}  # sequence number of the last packet placed
@@ -120,13 +81,32 @@ class Mixer:
         samples, counts = self._decoders[key].decode(records, buffers)
         begins = np.cumsum(counts) - counts
         positions = self._positions(place, records, codec.rate, samples=samples, begins=begins)
-        plane = self._plane(place[0], codec.rate)
+        layer = self._layers.get(place, 0)
+        line = place[1] if layer < MAX_LAYERS - 1 else "shared"
+        plane = self._plane(place[0], layer, codec.rate)
+        self._count(place[0], codec.rate, records, positions=positions, counts=counts)
         breaks = np.flatnonzero(positions[1:] != positions[:-1] + counts[:-1]) + 1
         starts = [0, *breaks.tolist()]
         edges = [*begins[starts].tolist(), len(samples)]
         for at, start, end in zip(positions[starts].tolist(), edges, edges[1:], strict=False):
             plane.place(at, samples[start:end])
-            self.meter.note(place[0], at, end - start, rate=codec.rate)
+            self.meter.note(place[0], at, end - start, rate=codec.rate, line=line)
+
+    def _count(self, channel: int, rate: int, records: Records, *, positions: NDArray[np.int64],
+               counts: NDArray[np.int64]) -> None:  # fmt: skip
+        """Has the meter count what came between the recording's start and its end: no more is to be heard."""
+        since = records["arrival"] - self._origin_ns
+        due = (since >= 0) & (since < self._frames * 10**9 // self._rate)
+        again = np.diff(records["media"], prepend=records["media"][0] - 1) <= 0
+        self.meter.count(
+            channel,
+            positions[due],
+            counts[due],
+            rate=rate,
+            frames=self._frames * rate // self._rate,
+            again=again[due],
+            broken=int(np.count_nonzero(due & (counts == 0) & (records["length"] > 0))),
+        )
 
     def _positions(self, place: Place, records: Records, rate: int, *, samples: Samples,
                    begins: NDArray[np.int64]) -> NDArray[np.int64]:  # fmt: skip
@@ -173,17 +153,17 @@ class Mixer:
         self._shift[key] = current
         return result
 
-    def _plane(self, channel: int, rate: int) -> Plane:
+    def _plane(self, channel: int, layer: int, rate: int) -> Plane:
         planes = self._planes[channel]
-        if rate not in planes:
+        if (layer, rate) not in planes:
             length = -(-self._frames * rate // self._rate)
-            planes[rate] = (
+            planes[layer, rate] = (
                 Plane(rate, length, dtype=np.uint8, silence=LAW_SILENCE[self._native])
                 if self._native
                 else Plane(rate, length)
             )
-            planes[rate].skip(self._next)
-        return planes[rate]
+            planes[layer, rate].skip(self._next)
+        return planes[layer, rate]
 
     # ---- handing out ------------------------------------------------------------------------------------------
 
@@ -212,16 +192,20 @@ class Mixer:
             self.meter.add(channel, linear, frames, self._rate)
         return block
 
-    def _samples(self, planes: dict[int, Plane]) -> Samples | None:
+    def _samples(self, planes: dict[tuple[int, int], Plane]) -> Samples | None:
         """The next chunk of a channel: what came at the file's rate as it is, all else brought to it."""
-        exact = planes[self._rate].take(self._next) if self._rate in planes else None
+        exact = [
+            found
+            for (_, rate), plane in planes.items()
+            if rate == self._rate and (found := plane.take(self._next)) is not None
+        ]
         raised = [
             found
-            for rate, plane in planes.items()
+            for (_, rate), plane in planes.items()
             if rate != self._rate and (found := plane.take_at(self._next, self._rate)) is not None
         ]
-        if not raised:
-            return exact
-        total = np.add.reduce(raised) if exact is None else np.add.reduce([exact.astype(np.float32), *raised])
+        if not raised and len(exact) < 2:
+            return exact[0] if exact else None
+        total = np.add.reduce([*(each.astype(np.float32) for each in exact), *raised])
         clipped: Samples = np.clip(np.rint(total), -32768, 32767).astype(np.int16)
         return clipped

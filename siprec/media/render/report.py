@@ -48,7 +48,8 @@ class ChannelReport:
     `drift_ppm`: above 0 when the sender's clock is fast; 0 when the stream is too short to tell. `undecodable`:
     codecs kept in the capture only. `first_packet_ns` and `last_packet_ns` are CLOCK_REALTIME with steps undone,
     None without packets. `peaks`: largest sample (0 to 32768) of each of equal stretches of the file, at most
-    MAX_PEAKS.
+    MAX_PEAKS. `captured`: seconds of audio in the packets that came from start to end; `unheard`: those of them that
+    are not in the file, and `unheard_cause` why, as far as it can be told.
     """
 
     index: int
@@ -66,6 +67,9 @@ class ChannelReport:
     last_packet_ns: int | None
     peak_dbfs: float | None
     silent: bool
+    captured: float
+    unheard: float
+    unheard_cause: str
     peaks: tuple[int, ...]
 
 

@@ -23,6 +23,14 @@ KEEP_BYTES = 64 << 20
 """Captures up to this size (50 minutes of a G.711 call) are read once and kept for the second pass."""
 
 
+MEET_NS = 200_000_000
+"""Two lines that share no more than this are one after the other: packets of the first that were delayed."""
+
+MAX_LAYERS = 4
+"""Lines of one channel that are mixed, each of which costs memory; what more there are share the last layer, where the
+later packet is heard."""
+
+
 @dataclass(slots=True)
 class _Holes:
     """Where sequence numbers are missing on a line: columns, since a long call may have very many."""
@@ -39,6 +47,8 @@ class _LineScan:
     timeline: LineTimeline
     keys: Collector
     holes: _Holes = field(default_factory=_Holes)
+    spoke: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Arrival of the first and the last packet that is to be heard, by part."""
     usual: int = 0  # ticks of the latest audio packet, which a lost one will have had
 
 
@@ -104,6 +114,26 @@ class Scan:
             for missing in self._losses(channel, self.anchors[(channel, ssrc)], each.holes)
         ]
 
+    def layers(self) -> dict[tuple[int, int], int]:
+        """The layer of each line, by (channel, SSRC): what speaks at once (RFC 7866 section 8.1.3) is to be mixed.
+
+        One sender that goes on with another SSRC stays in its layer, and so does one that another part heard: there it
+        is the same audio once more.
+        """
+        found: dict[tuple[int, int], int] = {}
+        ends: dict[tuple[int, int, int], int] = {}  # last arrival by channel, layer and part
+        for (channel, ssrc), scan in self._lines.items():
+            layer = 0
+            while layer < MAX_LAYERS - 1 and any(
+                min(last, ends.get((channel, layer, part), first)) - first > MEET_NS
+                for part, (first, last) in scan.spoke.items()
+            ):
+                layer += 1
+            for part, (_, last) in scan.spoke.items():
+                ends[channel, layer, part] = max(last, ends.get((channel, layer, part), last))
+            found[channel, ssrc] = layer
+        return found
+
     def key_presses(self) -> list[tuple[int, float, float, str, str]]:
         """(channel, start and duration in seconds, key, masked key) of each telephone event."""
         found = []
@@ -147,7 +177,7 @@ class Scan:
                 lasts[mine] = self._collect(scan, records[mine], buffers)
             else:
                 lasts[mine] = ticks(records[mine], buffers, codec)
-        self._account(line.channel, records, numbers)
+        self._account(line.channel, scan, records, numbers)
         self._note_part_ends(records, lasts, clocks)
         # what comes behind the horizon is placed, but tells nothing: the line has been measured past it
         fresh = records["sequence"] > (scan.holes.last[0] if scan.holes.last else LOWEST)
@@ -190,16 +220,25 @@ class Scan:
                 scan.keys.feed(media, payload, sequence=sequence)
         return lasts
 
-    def _account(self, channel: int, records: Records, numbers: list[int]) -> None:
+    def _account(self, channel: int, scan: _LineScan, records: Records, numbers: list[int]) -> None:
         account = self.channels.setdefault(channel, ChannelScan())
         for number in numbers:
             mine = records["codec"] == number
             account.codecs[number] += int(np.count_nonzero(mine))
-            if (mine & records["open"]).any():
+            mine &= records["open"]
+            if mine.any():
                 account.heard.add(number)
+                if self.source.codecs[number].audible:
+                    self._note_spoken(scan, records[mine])
         first, last = int(records["arrival"].min()), int(records["arrival"].max())
         account.first_ns = first if account.first_ns is None else min(account.first_ns, first)
         account.last_ns = last if account.last_ns is None else max(account.last_ns, last)
+
+    def _note_spoken(self, scan: _LineScan, records: Records) -> None:
+        for part in np.unique(records["part"]).tolist():
+            arrival = records["arrival"][records["part"] == part]
+            first, last = scan.spoke.get(part, (FOREVER, -FOREVER))
+            scan.spoke[part] = min(first, int(arrival.min())), max(last, int(arrival.max()))
 
     def _note_holes(
         self, scan: _LineScan, records: Records, lasts: NDArray[np.int64], timed: NDArray[np.bool_]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -205,3 +206,14 @@ def test_no_more_keys_than_the_limit_are_told(folder: RecordingFolder, monkeypat
     events = [json.loads(line) for line in (folder.path / "events.jsonl").read_text().splitlines()]
     assert [each["event"] for each in events] == ["dtmf", "dtmf", "dtmf-omitted"]
     assert events[2] == {"at": timestamp(START + 10 * SECOND), "event": "dtmf-omitted", "count": 1}
+
+
+def test_audio_that_came_and_cannot_be_heard_keeps_its_capture(folder: RecordingFolder) -> None:
+    burst, sender = Sender(), Sender(sequence=1025, timestamp=54_000)
+    sent = [replace(each, at=index) for index, each in enumerate(burst.send(payloads(noise(25))))]
+    Folder().write(folder.path / "parts" / "000001-a", [*sent, *sender.send(payloads(noise(400)))])
+    folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
+    told = finish(folder.path, FinishOptions(capture_keep="issues"))
+    assert told.verdict == "gaps"
+    assert told.reason.startswith("channel 0: 0.5 s of 8.5 s of audio cannot be heard: it came ahead of its time")
+    assert folder.parts()

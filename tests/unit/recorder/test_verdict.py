@@ -1,7 +1,7 @@
 import pytest
 
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RefusedEntry
-from siprec.recorder.verdict import Evidence, judge
+from siprec.recorder.verdict import Evidence, Shortfall, judge
 
 BOTH = frozenset({0, 1})
 
@@ -91,3 +91,16 @@ def test_one_long_gap_is_enough_unless_the_call_wanted_it(length: float, cause: 
     found, reason = judge(manifest(500, 500, gaps=[GapEntry(0, 2.0, length, cause)]), evidence())
     assert found == verdict
     assert verdict == "ok" or cause in reason
+
+
+@pytest.mark.parametrize(
+    ("seconds", "captured", "verdict"),
+    [(0.2, 10.0, "ok"), (0.21, 10.0, "gaps"), (1.0, 200.0, "ok"), (1.01, 200.0, "gaps")],
+)
+def test_what_came_but_cannot_be_heard_is_a_reason(seconds: float, captured: float, verdict: str) -> None:
+    short = [Shortfall(1, seconds, captured, "RTP timestamps stood still")]
+    found, reason = judge(manifest(500, 500), evidence(shortfalls=short))
+    assert found == verdict
+    if verdict == "gaps":
+        told = f"{seconds:.1f} s of {captured:.1f} s of audio cannot be heard: RTP timestamps stood still"
+        assert reason == f"channel 1 (Bob): {told}"

@@ -52,9 +52,9 @@ def render(
 ) -> Rendering:  # fmt: skip
     """Renders a recording from its parts (folders, or loaded ones).
 
-    `start_ns` and `end_ns` (CLOCK_REALTIME) bound the file; by default the first part's start and the last
-    end of any part, which for a part cut short is the end of its last packet. `mask_keys` hides which keys were
-    pressed. Raises RenderError when a part cannot be read.
+    `start_ns` and `end_ns` (CLOCK_REALTIME) bound the file; by default the first part's start, or the first audio that
+    came ahead of its time, and the last end of any part, which for a part cut short is the end of its last packet.
+    `mask_keys` hides which keys were pressed. Raises RenderError when a part cannot be read.
     """
     return Rendering([each if isinstance(each, LoadedPart) else load_part(each) for each in parts], start_ns=start_ns,
                      end_ns=end_ns, mask_keys=mask_keys)  # fmt: skip
@@ -75,6 +75,8 @@ class Rendering:
         self.start_ns = start_ns if start_ns is not None else min(starts, default=0)
         self._mask_keys = mask_keys
         self._scan = Scan(source, self.start_ns)
+        if start_ns is None:
+            self.start_ns -= self._scan.reach_back()
         self._spans = self._scan.spans()
         ends = [span.end_ns for span in self._spans]
         self.end_ns = max(self.start_ns, end_ns if end_ns is not None else max(ends, default=0))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from siprec.rtp.sequence import MAX_DROPOUT
 KEEP_BYTES = 64 << 20
 """Captures up to this size (50 minutes of a G.711 call) are read once and kept for the second pass."""
 
+
+EARLY_LIMIT_NS = 10_000_000_000
+"""How much earlier than its recording a file may begin, for audio that came ahead of its time: a sender's bursts are
+shorter, and what a wrong clock asks for beyond it is told by the verdict."""
 
 MEET_NS = 200_000_000
 """Two lines that share no more than this are one after the other: packets of the first that were delayed."""
@@ -85,6 +90,25 @@ class Scan:
         self.anchors = anchors(self.timelines())
 
     # ---- results ----------------------------------------------------------------------------------------------
+
+    def reach_back(self) -> int:
+        """Moves the origin back to the first audio of all that came after it, if that lies before it: sent in bursts,
+        ahead of its time. Returns by how many nanoseconds, whole milliseconds.
+        """
+        firsts = [
+            self.anchors[place][0].base_ns
+            for place, each in self._lines.items()
+            if self.anchors[place] and each.timeline.began_ns >= 0
+        ]
+        early = min(ceil(-min(firsts, default=0.0) / 1e6) * 1_000_000, EARLY_LIMIT_NS)
+        if early <= 0:
+            return 0
+        self.origin_ns -= early
+        self.anchors = {
+            place: [replace(each, base_ns=each.base_ns + early) for each in found]
+            for place, found in self.anchors.items()
+        }
+        return early
 
     def steps(self) -> list[Ordered] | None:
         """What the pass kept, None when it was too much."""

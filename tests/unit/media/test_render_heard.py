@@ -11,7 +11,7 @@ from siprec.media.render import Rendering, render
 from siprec.media.render.report import ChannelReport
 from siprec.media.render.scan import MAX_LAYERS
 from siprec.rtp.codecs import LAW, encode_law
-from tests.support.captures import OPUS, SECOND, Channel, Folder, Sender, Sent, noise, payloads
+from tests.support.captures import OPUS, SECOND, START, Channel, Folder, Sender, Sent, noise, payloads
 
 MU = LAW["PCMU"]
 
@@ -63,13 +63,31 @@ def test_true_duplicates_are_not_missed(tmp_path: Path) -> None:
     assert (found.captured, found.unheard, found.duplicate) == (8.0, 0.0, 400)
 
 
-def test_a_burst_that_lies_before_the_answer_is_told(tmp_path: Path) -> None:
+def bursting(packets: int) -> list[Sent]:
+    """So many packets at once, then 8 s of them at their pace."""
     sender = Sender()
-    sent = [replace(each, at=index) for index, each in enumerate(sender.send(payloads(noise(25))))]
+    sent = [replace(each, at=index) for index, each in enumerate(sender.send(payloads(noise(packets))))]
     sender.clock = 0
-    found = channel(rendered(tmp_path, [*sent, *sender.send(payloads(noise(400)))]))
-    assert found.captured == 8.5
-    assert found.unheard == pytest.approx(0.5, abs=0.02)
+    return [*sent, *sender.send(payloads(noise(400, seed=2)))]
+
+
+def test_a_burst_begins_the_file_earlier(tmp_path: Path) -> None:
+    rendering = rendered(tmp_path, bursting(25))
+    found = channel(rendering)
+    assert (found.captured, found.unheard) == (8.5, 0.0)
+    assert rendering.start_ns == START - 500_000_000
+    assert (samples(rendering)[:4000] == MU[noise(25)]).all()
+
+
+def test_a_call_of_one_burst_is_whole(tmp_path: Path) -> None:
+    sent = [replace(each, at=index) for index, each in enumerate(Sender().send(payloads(noise(400))))]
+    found = channel(rendered(tmp_path, sent, Folder(end=SECOND)))
+    assert (found.captured, found.unheard) == (8.0, 0.0)
+
+
+def test_what_lies_even_further_back_is_told(tmp_path: Path) -> None:
+    found = channel(rendered(tmp_path, bursting(550)))
+    assert found.unheard == pytest.approx(1.0, abs=0.04)
     assert found.unheard_cause == "it came ahead of its time and lies outside of the file"
 
 

@@ -209,11 +209,11 @@ def test_no_more_keys_than_the_limit_are_told(folder: RecordingFolder, monkeypat
 
 
 def test_audio_that_came_and_cannot_be_heard_keeps_its_capture(folder: RecordingFolder) -> None:
-    burst, sender = Sender(), Sender(sequence=1025, timestamp=54_000)
-    sent = [replace(each, at=index) for index, each in enumerate(burst.send(payloads(noise(25))))]
+    burst, sender = Sender(), Sender(sequence=1550, timestamp=138_000)
+    sent = [replace(each, at=index) for index, each in enumerate(burst.send(payloads(noise(550))))]
     Folder().write(folder.path / "parts" / "000001-a", [*sent, *sender.send(payloads(noise(400)))])
     folder.write(Manifest(folder.session_id, "ending", "a", 1, source="192.0.2.1", call_id="1"))
     told = finish(folder.path, FinishOptions(capture_keep="issues"))
     assert told.verdict == "gaps"
-    assert told.reason.startswith("channel 0: 0.5 s of 8.5 s of audio cannot be heard: it came ahead of its time")
+    assert told.reason.startswith("channel 0: 1.0 s of 19.0 s of audio cannot be heard: it came ahead of its time")
     assert folder.parts()

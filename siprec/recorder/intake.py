@@ -39,6 +39,7 @@ class _Line:
     remote: tuple[str, int] | None
     rtcp: RtcpTerms
     srtp: SrtpTerms | None
+    writing: bool
 
 
 class Ports:
@@ -191,7 +192,7 @@ class Intake:
             self._start(self._capture, channel, pair, plan)
 
     def _start(self, capture: SessionCapture, channel: Channel, pair: PortPair, plan: PartStream) -> None:
-        rtcp, srtp = rtcp_terms(channel), self._keys(channel)
+        rtcp, srtp, writing = rtcp_terms(channel), self._keys(channel), channel.sending
         anywhere = pair.address in ANY_ADDRESS
         stream = capture.add(
             pair,
@@ -202,10 +203,28 @@ class Intake:
             remote=channel.remote,
             rtcp=rtcp,
             srtp=srtp,
+            writing=writing,
             networks=self._networks,
             destination=channel.address if anywhere and channel.address else None,
         )
-        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp)
+        self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp, writing)
+
+    def expect(self, channels: Iterable[Channel]) -> None:
+        """Keep what comes on those that will send again once it is agreed: the first packet may follow our 200 OK
+        at once. Until `change` nothing of it is heard.
+        """
+        for channel in channels:
+            line = self._lines.get(channel.index)
+            if line is not None and channel.port == line.plan.port and channel.sending and not line.writing:
+                self._follow_remote(line, channel)  # what waited for it came during the pause
+                line.capture.update(writing=True)
+                line.writing = True
+
+    def expect_no_more(self, channels: Iterable[Channel]) -> None:
+        """What was expected is not agreed: they are as in `channels`."""
+        for channel in channels:
+            if (line := self._lines.get(channel.index)) is not None:
+                self._follow_pause(line, channel)
 
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""
@@ -216,13 +235,22 @@ class Intake:
         if srtp != line.srtp:
             line.capture.update(srtp=srtp)
             line.srtp = srtp
-        if channel.remote != line.remote:  # giving it anew would let the source be learned anew
-            line.capture.update(remote=channel.remote)
-            line.remote = channel.remote
+        self._follow_remote(line, channel)
         if rtcp != line.rtcp:
             line.capture.update(rtcp=rtcp)
             line.rtcp = rtcp
+        self._follow_pause(line, channel)
         _enter_phase(line.plan, channel, at_ns)
+
+    def _follow_remote(self, line: _Line, channel: Channel) -> None:
+        if channel.remote != line.remote:  # giving it anew would let the source be learned anew
+            line.capture.update(remote=channel.remote)
+            line.remote = channel.remote
+
+    def _follow_pause(self, line: _Line, channel: Channel) -> None:
+        if channel.sending != line.writing:
+            line.capture.update(writing=channel.sending)
+            line.writing = channel.sending
 
     def close(self, channel: Channel, at_ns: int) -> None:
         """Stop a stream that the session dropped; its ports go back once the capture has let go of them."""

@@ -122,13 +122,16 @@ def _gaps(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
 
 def _missing(manifest: Manifest, channel: ChannelEntry) -> str:
     """Why a channel has no audio, as far as the refusals tell, and the setting that would let it in."""
-    refused = [each for each in manifest.refused if each.channel == channel.index]
+    came = [each for each in manifest.refused if each.channel == channel.index]
+    refused = [each for each in came if each.reason != "paused"]
     expected = f" from {channel.remote}" if channel.remote else ""
-    if not refused:
+    if not came:
         return (
             f"{_who(channel)}: 0 packets{expected}; none arrived at all: check that the SRC can reach our address "
             "(EXTERNAL_IP) and port range (RTP_PORT_MIN to RTP_PORT_MAX)"
         )
+    if not refused:
+        return f"{_who(channel)}: 0 packets{expected} but for {sum(each.packets for each in came)} while it was paused"
     worst = max(refused, key=lambda each: each.packets)
     return f"{_who(channel)}: 0 packets{expected}; {worst.packets} came from {worst.source}, {_hint(worst)}"
 

@@ -76,9 +76,14 @@ class Channel:
         return self.mode != "closed"
 
     @property
+    def sending(self) -> bool:
+        """Whether SDP lets it send: what comes otherwise is not to be recorded."""
+        return self.sdp_mode == "active"
+
+    @property
     def held_by_metadata(self) -> bool:
         """Whether the metadata alone says that the call holds it (RFC 8068 section 3.2.2): SDP lets it send."""
-        return self.mode == "hold" and self.sdp_mode == "active"
+        return self.mode == "hold" and self.sending
 
 
 @dataclass(slots=True)

@@ -48,6 +48,16 @@ def test_one_way_names_participant_source_address_and_setting() -> None:
         assert each in reason
 
 
+def test_one_way_is_not_explained_by_packets_of_a_pause() -> None:
+    paused = RefusedEntry(1, "paused", "198.51.100.9", 312)
+    assert judge(manifest(500, 0, refused=[paused]), evidence()) == (
+        "one-way",
+        "channel 1 (Bob): 0 packets from 192.0.2.1:4000 but for 312 while it was paused",
+    )
+    reason = judge(manifest(500, 0, refused=[paused, RefusedEntry(1, "address", "198.51.100.9", 5)]), evidence())[1]
+    assert "5 came from 198.51.100.9, refused by RTP_SOURCE (address)" in reason
+
+
 def test_a_stream_that_was_never_active_does_not_make_it_one_way() -> None:
     assert judge(manifest(500, 0), evidence(expected=frozenset({0})))[0] == "ok"
 

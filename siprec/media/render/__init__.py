@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from siprec.media.render.gaps import (
     Span,
-    excused,
     gaps,
     given_up,
     held_by_metadata,
     interruptions,
+    losses,
     outages,
+    quiet_phases,
     silent_phases,
 )
 from siprec.media.render.meter import Meter
@@ -120,12 +121,12 @@ class Rendering:
             for _ in self.blocks():
                 pass
         assert self._meter is not None
-        losses = self._scan.losses()
-        silences = silent_phases(self._spans, self.start_ns, self.end_ns, self._meter.laid())
+        quiet = quiet_phases(self._spans, self.start_ns, self.end_ns)
+        lost, excused = losses(self._scan.holes(), quiet)
         listed, omitted = gaps(
-            losses,
+            lost,
             [
-                *silences,
+                *silent_phases(quiet, self._meter.laid()),
                 *interruptions(self._spans, self.start_ns, self.end_ns),
                 *given_up(self._spans, self.start_ns),
             ],
@@ -136,10 +137,7 @@ class Rendering:
             start_ns=self.start_ns,
             end_ns=self.end_ns,
             rate=self.rate,
-            channels=tuple(
-                self._channel(index, self._meter, excused=excused(losses, silences, index))
-                for index in range(self.channels)
-            ),
+            channels=tuple(self._channel(index, self._meter, excused=excused[index]) for index in range(self.channels)),
             gaps=listed,
             gaps_omitted=omitted,
             keys=tuple(

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import itemgetter
 
-import numpy as np
-
-from siprec.media.part import Part
+from siprec.media.part import Mode, Part, PartStream
 from siprec.media.render.clock import StepUndo
 from siprec.media.render.report import MAX_GAPS, Gap
 
 NEAR_NS = 500_000_000
-"""How close a loss has to be to an outage to be its doing: outages are noted by ticks and seconds."""
+"""How close a loss has to be to an outage to be its doing: outages are noted by ticks and seconds. And by how much less
+a phase may last, as we saw it, than the sender was silent for it: the request that tells of it takes its way.
+"""
 
 RANK = {"paused": 0, "hold": 1, "disk": 2, "interrupted": 3, "backlog": 4, "kernel_drop": 5, "loss": 6}
 """Where two causes meet, the one that says more counts."""
 
+QUIET: frozenset[Mode] = frozenset({"hold", "metadata-hold", "paused"})
+"""Modes in which nothing needs to come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Silence on a channel, in nanoseconds after the recording's start; `packets`: how many a loss has cost."""
+    """Silence on a channel, in nanoseconds after the recording's start."""
 
     channel: int
     start: int
     end: int
     cause: str
-    packets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Sequence numbers of a sender that never came: `packets` of `packet_ns` each. Times are as above.
+
+    Its audio would lie from `start` to `end`, which are equal where nobody can tell; nothing arrived from `left_ns` to
+    `back_ns`.
+    """
+
+    channel: int
+    start: int
+    end: int
+    packets: int
+    packet_ns: int
+    left_ns: int
+    back_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +68,92 @@ def held_by_metadata(spans: Sequence[Span]) -> set[int]:
     return {stream.channel for stream in streams if any(each.mode == "metadata-hold" for each in stream.phases)}
 
 
-def silent_phases(
-    spans: Sequence[Span], origin_ns: int, end_ns: int, laid: Mapping[int, Sequence[tuple[int, int]]]
-) -> list[Missing]:
-    """Holds and pauses of all streams. A hold that the metadata alone tells is silent only where no audio was `laid`
-    down in its channel (start and end in ns after `origin_ns`, by time).
+def quiet_phases(spans: Sequence[Span], origin_ns: int, end_ns: int) -> list[Missing]:
+    """When nothing was to be recorded of a channel, by time, and by what mode: hold, metadata-hold, or paused, which is
+    also one that was closed and opened again.
+    """
+    told: dict[int, list[int]] = {}
+    for span, stream in _streams(spans):
+        told.setdefault(stream.channel, []).extend(span.undo.at(phase.since_ns) for phase in stream.phases)
+    for times in told.values():
+        times.sort()
+    found = _reopened(spans)
+    for span, stream in _streams(spans):
+        since = [span.undo.at(each.since_ns) for each in stream.phases]
+        # The last phase holds until a later part tells of the channel anew, whoever was there meanwhile to record;
+        # without one to the end of a part, which one that was cut short does not know.
+        later = told[stream.channel][bisect_right(told[stream.channel], since[-1]) :][:1]
+        last = later[0] if later else end_ns if span.part.ended_ns is None else span.end_ns
+        for phase, start, end in zip(stream.phases, since, [*since[1:], last], strict=True):
+            if phase.mode in QUIET and end > start:
+                found.append(Missing(stream.channel, start, end, phase.mode))
+    by_time = sorted(found, key=lambda each: each.start)
+    return [replace(each, start=each.start - origin_ns, end=each.end - origin_ns) for each in by_time]
+
+
+def silent_phases(quiet: Iterable[Missing], laid: Mapping[int, Sequence[tuple[int, int]]]) -> list[Missing]:
+    """The gaps that are holds and pauses. A hold that the metadata alone tells is silent only where no audio was `laid`
+    down in its channel (start and end by time).
     """
     found = []
-    for span in spans:
-        for stream in span.part.streams:
-            since = [span.undo.at(each.since_ns) for each in stream.phases]
-            last = _told_until(spans, span, stream.channel, since[-1], end_ns) if since else 0
-            for phase, start, end in zip(stream.phases, since, [*since[1:], last], strict=False):
-                cause = "hold" if phase.mode == "metadata-hold" else phase.mode
-                if cause in ("hold", "paused") and end > start:
-                    silence = Missing(stream.channel, start - origin_ns, end - origin_ns, cause)
-                    heard = laid.get(stream.channel, ()) if phase.mode == "metadata-hold" else ()
-                    found += _outside([silence], [Missing(stream.channel, *each, "") for each in heard])
+    for each in quiet:
+        if each.cause == "metadata-hold":
+            heard = [Missing(each.channel, *edges, "") for edges in laid.get(each.channel, ())]
+            found += _outside([replace(each, cause="hold")], heard)
+        else:
+            found.append(each)
     return found
 
 
-def excused(losses: Sequence[Missing], silences: Sequence[Missing], channel: int) -> int:
-    """Packets of a channel that are missing where nothing was to be recorded: a sender on hold may count on."""
-    lost = [each for each in losses if each.channel == channel]
-    mine = _join([replace(each, cause="") for each in silences if each.channel == channel])
-    if not (lost and mine):
-        return 0
-    edges = np.array([[each.start, each.end] for each in mine], np.float64)
-    silent = np.repeat(np.cumsum(edges[:, 1] - edges[:, 0]), 2)  # how much of it lies before each end, and each start
-    silent[::2] -= edges[:, 1] - edges[:, 0]
-    start, end, packets = np.array([[each.start, each.end, each.packets] for each in lost], np.float64).T
-    share = (np.interp(end, edges.ravel(), silent) - np.interp(start, edges.ravel(), silent)) / (end - start)
-    return int(np.rint(packets * share).sum())
+def losses(holes: Iterable[Hole], quiet: Iterable[Missing]) -> tuple[list[Missing], Counter[int]]:
+    """What is lost, with its place, and how many packets of each channel are not, though their numbers are missing: the
+    sender counted on while nothing was to be recorded. `quiet` is by time.
+    """
+    by_channel: dict[int, list[Missing]] = {}
+    for each in quiet:
+        by_channel.setdefault(each.channel, []).append(each)
+    phases = {channel: _Phases(mine) for channel, mine in by_channel.items()}
+    found: list[Missing] = []
+    excused: Counter[int] = Counter()
+    for hole in holes:
+        over = phases[hole.channel].over(hole) if hole.channel in phases else []
+        rests = _outside([Missing(hole.channel, hole.left_ns, hole.back_ns, "loss")], over) if over else []
+        rest_ns = sum(each.end - each.start for each in rests)
+        if over and hole.packets * hole.packet_ns > rest_ns + hole.packet_ns:  # it counted on meanwhile
+            lost = sum(round((each.end - each.start) / hole.packet_ns) for each in rests if _is_loss(each))
+            excused[hole.channel] += max(0, hole.packets - lost)
+            cause = "paused" if over[0].cause == "paused" else "hold"
+            placed = _outside([Missing(hole.channel, hole.start, hole.end, "loss")], over)
+            found += [each if _is_loss(each) else replace(each, cause=cause) for each in placed]
+        elif hole.end > hole.start:
+            found.append(Missing(hole.channel, hole.start, hole.end, "loss"))
+    return found, excused
+
+
+class _Phases:
+    """Quiet phases of a channel, by time."""
+
+    def __init__(self, phases: list[Missing]) -> None:
+        self._phases = phases
+        self._starts = [each.start for each in phases]
+        self._ends = list(accumulate((each.end for each in phases), max))
+
+    def over(self, hole: Hole) -> list[Missing]:
+        """Those that explain some of a hole."""
+        first, last = bisect_right(self._ends, hole.left_ns), bisect_left(self._starts, hole.back_ns)
+        return [each for each in self._phases[first:last] if _covers(each, hole)]
+
+
+def _covers(quiet: Missing, hole: Hole) -> bool:
+    """Whether a quiet phase explains some of a hole. What is amid a hold by metadata was lost: it was being sent."""
+    amid = quiet.start + NEAR_NS < hole.left_ns and hole.back_ns + NEAR_NS < quiet.end
+    overlap = quiet.start < hole.back_ns and hole.left_ns < quiet.end
+    return overlap and not (amid and quiet.cause == "metadata-hold")
+
+
+def _is_loss(rest: Missing) -> bool:
+    """Whether what is missing beside a quiet phase is too much to belong to it."""
+    return rest.end - rest.start > NEAR_NS
 
 
 def interruptions(spans: Sequence[Span], start_ns: int, end_ns: int) -> list[Missing]:
@@ -140,21 +217,30 @@ def gaps(losses: Iterable[Missing], known: Sequence[Missing], causes: Sequence[M
     ), len(merged) - len(listed)
 
 
-def _told_until(spans: Sequence[Span], span: Span, channel: int, since: int, end_ns: int) -> int:
-    """How long the last phase of a channel in `span`, in force `since` then, holds: until a later part tells of the
-    channel anew, whoever was there meanwhile to record; without one to the end of a part, which one that was cut short
-    does not know.
+def _streams(spans: Sequence[Span]) -> Iterator[tuple[Span, PartStream]]:
+    """All that something is told of."""
+    return ((span, stream) for span in spans for stream in span.part.streams if stream.phases)
+
+
+def _reopened(spans: Sequence[Span]) -> list[Missing]:
+    """From the close of each stream, at a time when no other part had its channel, to when it was opened again. Another
+    stream may carry the channel on: that is no pause.
     """
-    later = [
-        at
-        for each in spans
-        if each is not span
-        for stream in each.part.streams
-        if stream.channel == channel
-        for at in [each.undo.at(phase.since_ns) for phase in stream.phases]
-        if at > since
-    ]
-    return min(later, default=end_ns if span.part.ended_ns is None else span.end_ns)
+    lives: dict[int, list[tuple[int, int, bool, str | None]]] = {}
+    for span, stream in _streams(spans):
+        first, last = (span.undo.at(each.since_ns) for each in (stream.phases[0], stream.phases[-1]))
+        closed = stream.phases[-1].mode == "closed"
+        lives.setdefault(stream.channel, []).append((first, last if closed else span.end_ns, closed, stream.label))
+    found = []
+    for channel, mine in lives.items():
+        mine.sort(key=itemgetter(0))
+        _, reached, closed, label = mine[0]
+        for start, end, closes, now in mine[1:]:
+            if closed and start > reached and now == label:
+                found.append(Missing(channel, reached, start, "paused"))
+            if end >= reached:
+                reached, closed, label = end, closes, now
+    return found
 
 
 def _open_channels(spans: Sequence[Span]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import ceil
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from siprec.media.render.clock import StepUndo
 from siprec.media.render.decode import Buffers, packets, ticks
-from siprec.media.render.gaps import Missing, Span
+from siprec.media.render.gaps import Hole, Span
 from siprec.media.render.order import LOWEST, Line, Order, Ordered, ordered
 from siprec.media.render.source import FOREVER, Records, Source
 from siprec.media.render.timeline import MAX_PIECES, Anchor, LineTimeline, anchors, find
@@ -44,7 +45,10 @@ class _Holes:
     after: list[NDArray[np.int64]] = field(default_factory=list)
     media: list[NDArray[np.int64]] = field(default_factory=list)  # where the audio before ends
     length: list[NDArray[np.int64]] = field(default_factory=list)  # in timestamp units
-    last: tuple[int, int, int] | None = None  # sequence, timestamp and ticks of the last packet
+    packet: list[NDArray[np.int64]] = field(default_factory=list)  # nanoseconds of each, 0 where nobody can tell
+    left: list[NDArray[np.int64]] = field(default_factory=list)  # arrival of the last packet before
+    back: list[NDArray[np.int64]] = field(default_factory=list)  # of the first after
+    last: tuple[int, int, int, int] | None = None  # sequence, timestamp, ticks and arrival of the last packet
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ class _LineScan:
     spoke: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Arrival of the first and the last packet that is to be heard, by part."""
     usual: int = 0  # ticks of the latest audio packet, which a lost one will have had
+    usual_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -130,12 +135,12 @@ class Scan:
             spans.append(Span(loaded.part, undo, start, max(start, end)))
         return spans
 
-    def losses(self) -> list[Missing]:
-        """Silence where packets are missing, and by the sequence numbers only there."""
+    def holes(self) -> list[Hole]:
+        """Where packets are missing by the sequence numbers; no audio where they have taken no time."""
         return [
-            missing
+            hole
             for (channel, ssrc), each in self._lines.items()
-            for missing in self._losses(channel, self.anchors[(channel, ssrc)], each.holes)
+            for hole in self._holes(channel, self.anchors[(channel, ssrc)], each.holes)
         ]
 
     def layers(self) -> dict[tuple[int, int], int]:
@@ -210,7 +215,7 @@ class Scan:
         if not records.size:
             return
         self._note_times(scan.timeline, records[timed], self._clocks(scan, numbers, clocks[timed]))
-        self._note_holes(scan, records, lasts, timed)
+        self._note_holes(scan, records, lasts, timed, clocks)
 
     def _clocks(self, scan: _LineScan, numbers: list[int], clocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Comfort noise counts by the clock of the audio around it, whatever its own rtpmap says."""
@@ -265,27 +270,37 @@ class Scan:
             scan.spoke[part] = min(first, int(arrival.min())), max(last, int(arrival.max()))
 
     def _note_holes(
-        self, scan: _LineScan, records: Records, lasts: NDArray[np.int64], timed: NDArray[np.bool_]
+        self,
+        scan: _LineScan,
+        records: Records,
+        lasts: NDArray[np.int64],
+        timed: NDArray[np.bool_],
+        clocks: NDArray[np.int64],
     ) -> None:
         last = scan.holes.last
-        sequence, media = records["sequence"], records["media"]
+        sequence, media, arrival = records["sequence"], records["media"], records["arrival"]
         before = np.concatenate([[last[0] if last else sequence[0] - 1], sequence[:-1]])
         ends = np.concatenate([[last[1] + last[2] if last else media[0]], media[:-1] + lasts[:-1]])
-        scan.holes.last = (int(sequence[-1]), int(media[-1]), int(lasts[-1]))
-        audio = lasts[timed & (lasts > 0)]
-        scan.usual = int(audio[-1]) if audio.size else scan.usual
+        left = np.concatenate([[last[3] if last else arrival[0]], arrival[:-1]])
+        scan.holes.last = (int(sequence[-1]), int(media[-1]), int(lasts[-1]), int(arrival[-1]))
+        audio = np.flatnonzero(timed & (lasts > 0))
+        if audio.size:
+            scan.usual = int(lasts[audio[-1]])
+            scan.usual_ns = scan.usual * 10**9 // int(clocks[audio[-1]] or 1)
         steps = sequence - before
-        space = media - ends
-        holes = np.flatnonzero((steps > 1) & (steps <= MAX_DROPOUT) & (space > 0))
+        holes = np.flatnonzero((steps > 1) & (steps <= MAX_DROPOUT))
         if not holes.size:
             return
-        lost, space = steps[holes] - 1, space[holes]
+        lost, space = steps[holes] - 1, np.maximum(media - ends, 0)[holes]
         # what was sent between may have been silence, so no more is lost than the missing packets can have held
         most = lost * scan.usual if scan.usual else space * lost // (lost + 1)
         scan.holes.before.append(before[holes])
         scan.holes.after.append(sequence[holes])
         scan.holes.media.append(ends[holes])
         scan.holes.length.append(np.minimum(space, most))
+        scan.holes.packet.append(np.full(holes.size, scan.usual_ns))
+        scan.holes.left.append(left[holes] - self.origin_ns)
+        scan.holes.back.append(arrival[holes] - self.origin_ns)
 
     def _note_part_ends(self, records: Records, lasts: NDArray[np.int64], clocks: NDArray[np.int64]) -> None:
         # an event's duration says when it began, not how long its packet lasts
@@ -294,26 +309,24 @@ class Scan:
             end = int(ends[records["part"] == part].max())
             self._part_ends[part] = max(self._part_ends.get(part, 0), end)
 
-    def _losses(self, channel: int, timeline: list[Anchor], holes: _Holes) -> list[Missing]:
-        if not timeline or not holes.before:
-            return []
+    def _holes(self, channel: int, timeline: list[Anchor], holes: _Holes) -> Iterator[Hole]:
+        if not holes.before:
+            return
         before, after = np.concatenate(holes.before), np.concatenate(holes.after)
-        media, length = np.concatenate(holes.media), np.concatenate(holes.length)
-        which = find(timeline, before)
-        same = which == find(timeline, after)
-        found: list[Missing] = []
+        media, length, packet = (np.concatenate(each) for each in (holes.media, holes.length, holes.packet))
+        left, back = np.concatenate(holes.left), np.concatenate(holes.back)
+        starts = np.zeros(before.size, np.int64)
+        ends = np.zeros(before.size, np.int64)
+        which = find(timeline, before) if timeline else np.zeros(0, np.int64)
+        same = which == find(timeline, after) if timeline else np.zeros(0, np.bool_)
         for number in np.unique(which[same]).tolist():
-            anchor = timeline[number]
             mine = same & (which == number)
-            starts = _whole_ns(anchor.time_ns(media[mine]))
-            ends = _whole_ns(anchor.time_ns(media[mine] + length[mine]))
-            packets = (after - before)[mine] - 1
-            found.extend(
-                Missing(channel, start, end, "loss", lost)
-                for start, end, lost in zip(starts.tolist(), ends.tolist(), packets.tolist(), strict=True)
-                if end > start
-            )
-        return found
+            starts[mine] = _whole_ns(timeline[number].time_ns(media[mine]))
+            ends[mine] = _whole_ns(timeline[number].time_ns(media[mine] + length[mine]))
+        packet = np.where(packet > 0, packet, np.maximum((back - left) // (after - before), 1))
+        left = np.minimum(left + packet, back)  # the last one before is no part of it
+        columns = (starts, ends, after - before - 1, packet, left, back)
+        yield from (Hole(channel, *row) for row in zip(*(each.tolist() for each in columns), strict=True))
 
 
 def _whole_ns(times: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -42,7 +42,7 @@ async def test_what_is_left_out_is_closed_as_by_port_0(server: Server, method: s
     recorded = await src.bye()
     assert recorded.labels == ["a_leg", "b_leg"]
     assert [each.packets for each in recorded.manifest.channels] == [30, 10]
-    assert recorded.causes == set()
+    assert recorded.causes == {(1, "paused")}
     told = [each["channels"] for each in recorded.events if each["event"] == method.lower() and "channels" in each]
     assert told == [["a_leg:active", "b_leg:closed"], ["a_leg:active", "b_leg:active"]]
 

@@ -142,6 +142,9 @@ class SessionCapture(Protocol):
     def sync(self) -> Future[None]:
         """Done when the file, its folder entry, and all packets handed over so far would survive a power cut."""
 
+    def applied(self) -> Future[None]:
+        """Done when all that was said of the streams so far is in force."""
+
     def outages(self) -> tuple[Outage, ...]:
         """For what times audio may be missing, and why; so far."""
 

@@ -21,7 +21,7 @@ from siprec.media.ports import PortPair
 from siprec.media.reports import REPORT_SECONDS
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Liveness, Stream, StreamCounters
-from siprec.media.writer import CaptureFile, Fault, Writer
+from siprec.media.writer import CaptureFile, Fault, Writer, resolve
 
 
 class LocalCapture:
@@ -138,6 +138,11 @@ class LocalSession:
     def sync(self) -> Future[None]:
         future: Future[None] = Future()
         self._writer.sync(self._session.file, future)
+        return future
+
+    def applied(self) -> Future[None]:
+        future: Future[None] = Future()
+        self._drain.submit(partial(resolve, future, None), at_once=True)
         return future
 
     def outages(self) -> tuple[Outage, ...]:

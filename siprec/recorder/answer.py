@@ -93,15 +93,15 @@ async def change(call: Call, event: RequestReceived) -> bool:
     prepared = leg.negotiation.prepare(body.sdp, event.flow.local[0]) if body.sdp is not None else None
     text = prepared.text if prepared else _offer(call, leg, event.flow) if inviting else ""
     at_ns = clock.wall_ns()
-    if prepared is not None:
-        leg.intake.expect(prepared.channels)
     await call.books.announce(foreseen(call.record, event.request, prepared, keep=leg.metadata_keep), at_ns)
+    if prepared is not None and leg.pending(event):
+        await leg.intake.foresee(prepared.channels)
     if leg.respond(event, 200, extra=timer.headers, body=text) is None:
         if prepared is None:
             leg.negotiation.withdraw()
         else:
             leg.negotiation.release(prepared)
-            leg.intake.expect_no_more(call.data.channels)
+            await leg.intake.foresee(call.data.channels)
         await call.books.save()
         return False
     with contextlib.suppress(PeerError):  # of headers that nobody understands; what they offer was taken

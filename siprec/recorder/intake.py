@@ -28,6 +28,9 @@ ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104
 BARRIER_SECONDS = 1.0
 """For the keeper, or systemd, to let go of a socket: a thousand times what it takes."""
 
+APPLY_SECONDS = 0.5
+"""For the capture to heed a pause or its end, which takes it a tick: the answer is kept back for no longer."""
+
 
 @dataclass(slots=True)
 class _Line:
@@ -209,22 +212,20 @@ class Intake:
         )
         self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp, writing)
 
-    def expect(self, channels: Iterable[Channel]) -> None:
-        """Keep what comes on those that will send again once it is agreed: the first packet may follow our 200 OK
-        at once. Until `change` nothing of it is heard.
+    async def foresee(self, channels: Iterable[Channel]) -> None:
+        """Write what comes, or no more, as SDP will let `channels` send. That is in force on return, since a packet may
+        follow our 200 OK at once; all else waits for `change`.
         """
+        pausing = False
         for channel in channels:
             line = self._lines.get(channel.index)
-            if line is not None and channel.port == line.plan.port and channel.sending and not line.writing:
-                self._follow_remote(line, channel)  # what waited for it came during the pause
-                line.capture.update(writing=True)
-                line.writing = True
-
-    def expect_no_more(self, channels: Iterable[Channel]) -> None:
-        """What was expected is not agreed: they are as in `channels`."""
-        for channel in channels:
-            if (line := self._lines.get(channel.index)) is not None:
+            if line and channel.port == line.plan.port and channel.sending != line.writing:
+                if channel.sending:  # what waited for its source came during the pause
+                    self._follow_remote(line, channel)
                 self._follow_pause(line, channel)
+                pausing = True
+        if pausing and self._capture is not None:
+            await asyncio.wait([asyncio.wrap_future(self._capture.applied())], timeout=APPLY_SECONDS)
 
     def change(self, channel: Channel, at_ns: int) -> None:
         """Follow a new source, other codecs, a pause or a resume."""

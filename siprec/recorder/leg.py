@@ -331,6 +331,10 @@ class Leg:
         self._use.flush()
         return dialog
 
+    def pending(self, event: RequestReceived) -> bool:
+        """Whether a request still waits for our answer: the SRC may have cancelled it."""
+        return self._use.endpoint.pending(event.transaction)
+
     def ask(self, method: str, extra: HeaderList = (), body: bytes = b"") -> bool:
         """Send a request in the dialog; False when that is not possible now."""
         if self.info is None:

@@ -78,7 +78,7 @@ class Channel:
     @property
     def sending(self) -> bool:
         """Whether SDP lets it send: what comes otherwise is not to be recorded."""
-        return self.sdp_mode == "active"
+        return self.open and self.sdp_mode == "active"
 
     @property
     def held_by_metadata(self) -> bool:

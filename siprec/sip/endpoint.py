@@ -152,6 +152,10 @@ class Endpoint:
         reply = Reply(status, reason, lines, body, contact, reliable)
         return self._uas.respond(transaction, reply, now)
 
+    def pending(self, transaction: str) -> bool:
+        """Whether a request still waits for its final answer."""
+        return self._uas.pending(transaction)
+
     def dialog_of(self, transaction: str, *, contact: str) -> Dialog | None:
         """The dialog that a 2xx to this INVITE will confirm, so that it can be stored before the 2xx goes out.
 

@@ -306,6 +306,11 @@ class UserAgentServer:
             transaction.record = None  # the dialog may be over long before repetitions of this are
         return record.dialog if record else None
 
+    def pending(self, transaction_id: str) -> bool:
+        """See `Endpoint.pending`."""
+        transaction = self.transactions.by_id.get(transaction_id)
+        return transaction is not None and not transaction.finished
+
     def dialog_of(self, transaction_id: str, contact: str) -> Dialog | None:
         """See `Endpoint.dialog_of`."""
         transaction = self.transactions.by_id.get(transaction_id)

@@ -2,7 +2,6 @@
 nowhere, and all that follows our 200 OK to its resume is.
 """
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from siprec.archive.manifest import RefusedEntry
 from siprec.media.pcap import PcapReader
 from siprec.rtp import packets as rtp
 from siprec.sdp.model import parse as parse_sdp
-from tests.support.replay import TICK_SECONDS, Recorded, Server, Src, recording_server
+from tests.support.replay import Recorded, Server, Src, recording_server
 
 LABEL = "b_leg"
 SENDING = "c=IN IP4 127.0.30.1\r\na=label:b_leg\r\na=sendonly"
@@ -40,7 +39,6 @@ async def offer(src: Src, wanted: str, method: str) -> None:
 
 async def speak_paused(src: Src) -> None:
     """From where it would send, were it not paused."""
-    await asyncio.sleep(2 * TICK_SECONDS)  # the capture hears of the pause only after our 200 is out
     kept, src.offer = src.offer, parse_sdp(str(src.offer).replace("0.0.0.0", "127.0.30.1").encode())
     await src.speak(LABEL, packets=7, taken=False)
     src.offer = kept
@@ -89,12 +87,14 @@ async def test_a_call_may_begin_with_a_pause(server: Server, way: str) -> None:
     assert sum(each.packets for each in recorded.manifest.refused) == 7
 
 
-async def test_the_first_packet_after_the_answer_to_a_resume_is_kept(server: Server) -> None:
+@pytest.mark.parametrize("way", ["resumed", "inactive", "closed"])
+async def test_the_first_packet_after_the_answer_is_treated_as_agreed(server: Server, way: str) -> None:
     """Here it comes before anything else can be done."""
     src = server.src("trait-06-sdp")
     assert (await src.send("good")).status == 200
     await src.ack()
-    await offer(src, PAUSED["inactive"], "UPDATE")
+    if way == "resumed":
+        await offer(src, PAUSED["inactive"], "UPDATE")
     _, answered = src.line(LABEL)
     receive = src.receive
 
@@ -106,12 +106,18 @@ async def test_the_first_packet_after_the_answer_to_a_resume_is_kept(server: Ser
             sender.sendto(packet, (str(answered.address), answered.port))
 
     src.receive = at_once  # type: ignore[method-assign]
-    await offer(src, SENDING, "UPDATE")
+    if way == "closed":
+        assert (
+            await src.exchange(src.build("UPDATE", body=str(src.offer).replace("12004", "0").encode()))
+        ).status == 200
+    else:
+        await offer(src, SENDING if way == "resumed" else PAUSED["inactive"], "UPDATE")
     src.receive = receive  # type: ignore[method-assign]
     await src.speak("a_leg")
     recorded = await src.bye()
-    assert [each.packets for each in recorded.manifest.channels] == [5, 1]
-    assert recorded.manifest.refused == []
+    assert records(recorded) == (6 if way == "resumed" else 5)
+    assert recorded.manifest.channels[1].packets == (way == "resumed")
+    assert sum(each.packets for each in recorded.manifest.refused) == (way != "resumed")
 
 
 @pytest.mark.parametrize("reached", ["before", "after"])

@@ -24,7 +24,7 @@ from siprec.media.workers import wire
 from siprec.media.workers.board import Board
 from siprec.media.workers.ledger import SessionEntry, StreamEntry
 from siprec.media.workers.process import Process
-from siprec.media.workers.wire import Message, Orders
+from siprec.media.workers.wire import Message, Orders, Question
 from siprec.media.writer import Fault, guarded, resolve
 
 ROUND_SECONDS = 0.2
@@ -134,12 +134,13 @@ class Crew:
         else:
             resolve(future, stream.counters(self.board_of(session)))
 
-    def sync(self, session: SessionEntry, ticket: int, future: Future[None]) -> None:
+    def ask(self, session: SessionEntry, what: Question, *, ticket: int, future: Future[None]) -> None:
+        """Have the worker say when that is done."""
         if session.closed.done():
             resolve(future, None)
             return
-        session.syncs[ticket] = future
-        self._say(session, {"do": "sync", "session": session.number, "ticket": ticket})
+        session.asked[ticket] = what, future
+        self._say(session, {"do": what, "session": session.number, "ticket": ticket})
 
     def close(self, session: SessionEntry) -> None:
         session.closing = True
@@ -282,10 +283,9 @@ class Crew:
         session.outages_told = wire.unpack_outages(message["outages"])
         self._end_session(session, message["octets"])
 
-    def _synced(self, _: int, message: Message) -> None:
-        future = self._sessions[message["session"]].syncs.pop(message["ticket"], None)
-        if future is not None:
-            resolve(future, None)
+    def _done(self, _: int, message: Message) -> None:
+        if (asked := self._sessions[message["session"]].asked.pop(message["ticket"], None)) is not None:
+            resolve(asked[1], None)
 
     def _fault(self, index: int, message: Message) -> None:
         fault = Fault(**message["fault"])
@@ -301,7 +301,7 @@ class Crew:
         "details": _details,
         "removed": _removed,
         "closed": _closed,
-        "synced": _synced,
+        "done": _done,
         "fault": _fault,
     }
 
@@ -358,9 +358,9 @@ class Crew:
     def _end_session(self, session: SessionEntry, octets: int) -> None:
         del self._sessions[session.number]
         self._workers[session.worker].sessions -= 1
-        for future in session.syncs.values():
+        for _, future in session.asked.values():
             resolve(future, None)
-        session.syncs.clear()
+        session.asked.clear()
         resolve(session.closed, session.result(octets))
 
     def _abandon(self, session: SessionEntry) -> None:

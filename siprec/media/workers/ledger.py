@@ -18,7 +18,7 @@ from siprec.media.ports import PortPair
 from siprec.media.streams import Liveness, StreamCounters
 from siprec.media.workers import wire
 from siprec.media.workers.board import Board
-from siprec.media.workers.wire import Message
+from siprec.media.workers.wire import Message, Question
 from siprec.media.writer import OutageLog, create
 
 
@@ -124,7 +124,7 @@ class SessionEntry:
     outages_before: OutageLog = field(default_factory=OutageLog)
     octets_before: int = 0
     told_ns: int = 0
-    syncs: dict[int, Future[None]] = field(default_factory=dict)
+    asked: dict[int, tuple[Question, Future[None]]] = field(default_factory=dict)
     closing: bool = False
     closed: Future[CaptureResult] = field(default_factory=Future)
 
@@ -167,8 +167,8 @@ class SessionEntry:
         for stream in self.streams.values():
             if stream.removing is not None:
                 yield {"do": "remove", "stream": stream.slot}
-        for ticket in self.syncs:
-            yield {"do": "sync", "session": self.number, "ticket": ticket}
+        for ticket, (what, _) in self.asked.items():
+            yield {"do": what, "session": self.number, "ticket": ticket}
         if self.closing:
             yield {"do": "close", "session": self.number}
 

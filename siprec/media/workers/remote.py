@@ -19,7 +19,7 @@ from siprec.media.reports import REPORT_SECONDS
 from siprec.media.streams import Liveness, StreamCounters
 from siprec.media.workers.crew import Crew
 from siprec.media.workers.ledger import SessionEntry, StreamEntry
-from siprec.media.workers.wire import Orders
+from siprec.media.workers.wire import Orders, Question
 from siprec.media.writer import create
 
 
@@ -81,8 +81,14 @@ class RemoteSession:
         return RemoteStream(self._crew, self._session, stream)
 
     def sync(self) -> Future[None]:
+        return self._ask("sync")
+
+    def applied(self) -> Future[None]:
+        return self._ask("apply")
+
+    def _ask(self, what: Question) -> Future[None]:
         future: Future[None] = Future()
-        self._crew.submit(partial(self._crew.sync, self._session, next(self._tickets), future))
+        self._crew.submit(partial(self._crew.ask, self._session, what, ticket=next(self._tickets), future=future))
         return future
 
     def outages(self) -> tuple[Outage, ...]:

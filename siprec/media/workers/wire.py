@@ -1,8 +1,8 @@
 """What is said between the process that speaks SIP and its media workers: JSON.
 
-    to a worker     open add update remove close sync stop
+    to a worker     open add update remove close sync apply stop
     from a worker   hello once it listens, totals each tick, details of a session when they have changed,
-                    removed closed synced when done, fault
+                    removed closed done when done, fault
 
 Streams are named by their slot on the board (`board`), where their numbers stand, sessions by a number.
 """
@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, Literal
 
 from siprec.media.exchange import RtcpTerms
 from siprec.media.part import Outage
@@ -24,6 +24,7 @@ from siprec.media.streams import StreamCounters
 from siprec.media.tiers import Tier
 
 Message = dict[str, Any]
+Question = Literal["sync", "apply"]
 
 
 @dataclass(frozen=True, slots=True)

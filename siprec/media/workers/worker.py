@@ -159,9 +159,13 @@ class Worker:
             self._when_done(session.capture.close(), lambda result: self._closed(number, result.octets))
 
     def _sync(self, message: Message, _: list[int]) -> None:
-        number, ticket = message["session"], message["ticket"]
-        done = self._sessions[number].capture.sync()
-        self._when_done(done, lambda _: self._say("synced", session=number, ticket=ticket))
+        self._say_when(self._sessions[message["session"]].capture.sync(), message)
+
+    def _apply(self, message: Message, _: list[int]) -> None:
+        self._say_when(self._sessions[message["session"]].capture.applied(), message)
+
+    def _say_when(self, done: Future[None], message: Message) -> None:
+        self._when_done(done, lambda _: self._say("done", session=message["session"], ticket=message["ticket"]))
 
     def _told_to_stop(self, _: Message, __: list[int]) -> None:
         self._stopping = True
@@ -173,6 +177,7 @@ class Worker:
         "remove": _remove,
         "close": _close,
         "sync": _sync,
+        "apply": _apply,
         "stop": _told_to_stop,
     }
 

@@ -133,7 +133,7 @@ def test_what_was_asked_of_a_worker_that_dies_is_done_by_the_next(tmp_path: Path
         os.kill(victim := workers(rig)[0], signal.SIGSTOP)
         line.send(10)
         leaving.send(5)
-        removed, synced, closed = second.remove(), session.sync(), closing.close()
+        removed, synced, applied, closed = second.remove(), session.sync(), session.applied(), closing.close()
         late, pair = rig.session("c"), rig.pair()
         newcomer = rig.line(pair)
         late.add(pair, channel=0, payload_types=PCMU, remote=newcomer.address)
@@ -141,7 +141,7 @@ def test_what_was_asked_of_a_worker_that_dies_is_done_by_the_next(tmp_path: Path
         os.kill(victim, signal.SIGKILL)
         assert removed.result(5).accepted == 10
         assert second.counters() == removed.result()
-        assert synced.result(5) is None
+        assert (synced.result(5), applied.result(5)) == (None, None)
         assert [each.name for each in closed.result(5).files] == ["capture-0001.pcap", "capture-0002.pcap"]
         wait_until(lambda: stream.counters().accepted == 20)
         assert numbers(late) == list(range(7))

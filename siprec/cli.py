@@ -98,6 +98,7 @@ def serve(
         configuration = _configure()
         if not check:
             raise typer.Exit(app.run(configuration))
+        app.tls_contexts(configuration.settings)
 
 
 @main.command()

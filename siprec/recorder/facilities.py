@@ -20,7 +20,8 @@ from siprec.recorder.negotiation import IpAddress
 from siprec.recorder.pool import RenderPool
 from siprec.session.keyring import Keyring
 from siprec.sip.endpoint import Endpoint
-from siprec.sip.flow import Flow
+from siprec.sip.events import RequestReceived
+from siprec.sip.message import Request
 from siprec.store.base import SessionStore
 
 
@@ -70,14 +71,22 @@ class Facilities:
     insecure: set[str] = field(default_factory=set)
 
 
-def contact(flow: Flow, external: tuple[IpAddress, ...] = ()) -> str:
-    """Our Contact in a dialog over `flow`, saying that we are an SRS (RFC 7866 section 6.2).
+def contact(event: RequestReceived, external: tuple[IpAddress, ...] = ()) -> str:
+    """Our Contact in the answer to a request, saying that we are an SRS (RFC 7866 section 6.2).
 
     Its address is the one of `external` (EXTERNAL_IP) of the same family, else the one the request hit.
     """
-    host, port = flow.local
+    host, port = event.flow.local
     version = 6 if ":" in host else 4
     host = next((str(each) for each in external if each.version == version), host)
     host = f"[{host}]" if version == 6 else host
-    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
+    if event.flow.transport == "tls" and _is_sips(event.request):
+        return f"<sips:{host}:{port}>;+sip.srs"
+    transport = "" if event.flow.transport == "udp" else f";transport={event.flow.transport}"
     return f"<sip:{host}:{port}{transport}>;+sip.srs"
+
+
+def _is_sips(request: Request) -> bool:
+    """Whether the Contact of an answer has to be a SIPS URI (RFC 3261 section 12.1.1)."""
+    route = request.headers.values("Record-Route")[:1] or request.headers.values("Contact")[:1]
+    return request.uri.lower().startswith("sips:") or any("<sips:" in each.lower() for each in route)

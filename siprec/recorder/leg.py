@@ -307,9 +307,9 @@ class Leg:
 
     # ------------------------------------------------------------------ signalling
 
-    def contact(self, flow: Flow) -> str:
+    def contact(self, event: RequestReceived) -> str:
         """Our Contact in this leg's dialog."""
-        return contact(flow, self._use.policy.external)
+        return contact(event, self._use.policy.external)
 
     def respond(
         self, event: RequestReceived, status: int, *, extra: HeaderList = (), body: str = "", reliable: bool = False
@@ -324,7 +324,7 @@ class Leg:
             status,
             headers=extra,
             body=body.encode(),
-            contact=self.contact(event.flow),
+            contact=self.contact(event),
             reliable=reliable,
             now=clock.monotonic(),
         )
@@ -380,7 +380,7 @@ class Leg:
 
     def identify(self, event: RequestReceived, body: bodies.Bodies) -> bool:
         """Note the dialog that a 2xx to `event` will confirm, and its SRC's ways; False when the INVITE is over."""
-        dialog = self._use.endpoint.dialog_of(event.transaction, contact=self.contact(event.flow))
+        dialog = self._use.endpoint.dialog_of(event.transaction, contact=self.contact(event))
         if dialog is None:
             return False
         request = event.request

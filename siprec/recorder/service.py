@@ -509,7 +509,7 @@ class Recorder:
         self._use.flush()
 
     def _answer(self, event: RequestReceived, status: int, now: float, headers: Sequence[tuple[str, str]] = ()) -> None:
-        own = contact(event.flow, self._use.policy.external)
+        own = contact(event, self._use.policy.external)
         self._use.endpoint.respond(event.transaction, status, headers=headers, contact=own, now=now)
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from siprec.errors import SipError
 from siprec.sip.dialog import Dialog, DialogKey
 from siprec.sip.events import Event, MessageRefused
 from siprec.sip.flow import Flow, Outgoing
 from siprec.sip.message import Request, Response
 from siprec.sip.timers import Timer, TimerQueue, Timings
 from siprec.sip.transaction import Transaction
+from siprec.sip.uri import SipUri
 
 if TYPE_CHECKING:
     from siprec.sip.uac import ClientTransaction
@@ -223,6 +225,14 @@ class Retransmission:
 
 
 def contact_uri(message: Request | Response) -> str | None:
-    """URI of the Contact, without angle brackets. Raises SipError when it is malformed."""
+    """URI of the Contact, without angle brackets; None also where it is none that a request could be sent to. Raises
+    SipError when the header is malformed.
+    """
     contact = message.contact
-    return contact.uri if contact else None
+    if contact is None:
+        return None
+    try:
+        SipUri.parse(contact.uri)
+    except SipError:
+        return None
+    return contact.uri

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import subprocess
 from pathlib import Path
@@ -112,3 +113,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, ours: Certified) ->
     )
     assert done.returncode == 78
     assert b"SIP_TLS_KEY" in done.stdout + done.stderr
+
+
+async def test_a_certificate_that_cannot_be_read_replaces_no_worker(
+    tmp_path: Path, ours: Certified, authority: Authority
+) -> None:
+    """It may be half copied when the signal comes."""
+    live = Certified(tmp_path / "live.pem", tmp_path / "live.key")
+    live.certificate.write_bytes(ours.certificate.read_bytes())
+    live.key.write_bytes(ours.key.read_bytes())
+    with serving(tmp_path, **settings(live)) as server:
+        target = secure_uri(server)
+        server.wait_for("ready to record")
+        live.certificate.write_bytes(ours.certificate.read_bytes()[:100])
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("worker not replaced: the new one would not start")
+        assert (await call(target, client_context(ca=authority.certificate))).status == 200
+        server.log[:] = [each for each in server.log if "SIP_TLS_CERT" not in each.get("text", "")]

@@ -171,13 +171,14 @@ def interruptions(spans: Sequence[Span], start_ns: int, end_ns: int) -> list[Mis
 
 def given_up(spans: Sequence[Span], start_ns: int) -> list[Missing]:
     """What was received and waited for the disk in vain, on every channel of its part: whether a packet came after it,
-    by whose number it is missed, or not.
+    by whose number it is missed, or not. (An outage of one channel is what its socket had no room for meanwhile: it
+    lies somewhere in that time.)
     """
     return [
         Missing(channel, span.undo.at(each.start_ns) - start_ns, span.undo.at(each.end_ns) - start_ns, each.cause)
         for span in spans
         for each in span.part.outages
-        if each.cause == "disk" and each.packets
+        if each.cause == "disk" and each.packets and each.channel is None
         for channel in sorted({stream.channel for stream in span.part.streams})
     ]
 

@@ -145,6 +145,13 @@ def test_what_waited_in_vain_for_the_disk_is_a_gap_though_no_packet_came_after_i
     assert [(each.start, each.length, each.cause) for each in render([path]).report.gaps] == [(3.0, 1.0, "disk")]
 
 
+def test_what_a_socket_dropped_meanwhile_is_no_longer_than_what_is_missing(tmp_path: Path) -> None:
+    sent = Sender().send(payloads(noise(250)))
+    dropped = replace(outage(2 * SECOND, 4 * SECOND, "disk", 0), packets=50)
+    path = Folder(end=5 * SECOND, outages=[dropped]).write(tmp_path / "1", [*sent[:140], *sent[190:]])
+    assert [(each.start, each.length, each.cause) for each in render([path]).report.gaps] == [(2.8, 1.0, "disk")]
+
+
 def one_after_the_other(path: Path, *, end: int | None = 4 * SECOND) -> tuple[Path, NDArray[np.uint8]]:
     """A part in which two streams have one channel, 2 s each, with counters of their own; and its audio."""
     codes = noise(200)

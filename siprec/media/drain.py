@@ -31,7 +31,7 @@ from siprec.media.part import Outage
 from siprec.media.reports import REPORT_SECONDS, Reporter
 from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
-from siprec.media.source import Arrival
+from siprec.media.source import SILENT_SECONDS, Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
 from siprec.media.writer import CaptureFile, Data, Fault, Pieces, Writer, about, guarded, pieces_of, resolve
 from siprec.rtp import packets
@@ -274,6 +274,7 @@ class Drain:
         self.table.follow_srtp(stream)
         stream.drops, stream.drops_seen_ns = dropped or (kernel_drops(stream.pair.rtp), clock.wall_ns())
         stream.connected = _is_connected(stream.pair.rtp)
+        self.table.only[stream.index] = stream.connected
         self._rtcp.register(stream.pair.rtcp, selectors.EVENT_READ, stream)
         session.streams.append(stream)
         self._plan = None
@@ -300,11 +301,7 @@ class Drain:
         if stream.index < 0:
             return
         self._read_only(stream)
-        if stream.connected:
-            with contextlib.suppress(OSError):  # then the policy is all there is, and the old source all it hears
-                receive.disconnect(stream.pair.rtp)
-                stream.connected = False
-        self.table.only[stream.index] = 0
+        self._disconnect(stream)
         self.table.settled[stream.index] = False
         released = stream.source.renew(origin(remote))
         extras = self._sieve.take(stream, released, now=clock.monotonic())
@@ -353,6 +350,14 @@ class Drain:
                 stream.pair.rtp.connect((address_text(high, low), port))
                 stream.connected = True
                 self.table.only[stream.index] = 1
+
+    def _disconnect(self, stream: Stream) -> None:
+        """Let the policy judge again what does not come from the locked source."""
+        if stream.connected:
+            with contextlib.suppress(OSError):  # then the policy is all there is, and the old source all it hears
+                receive.disconnect(stream.pair.rtp)
+                stream.connected = False
+        self.table.only[stream.index] = 0
 
     def _end(self, session: Session, stream: Stream) -> None:
         self._reporter.leave(stream)
@@ -438,6 +443,25 @@ class Drain:
         for stream in [each for each in self._outgrowing if each.old_types_until <= now]:
             self._outgrowing.discard(stream)
             self.table.set_payload_types(stream, stream.new_types)
+        if not self._held_back:  # else the packets wait in their sockets
+            self._look_for_silence(now)
+
+    def _look_for_silence(self, now: float) -> None:
+        """Open the sockets of sources that have fallen silent to all senders; close those of sources that speak."""
+        table = self.table
+        quiet = table.last_at < now - SILENT_SECONDS
+        for index in np.flatnonzero((table.only > 0) & quiet).tolist():
+            stream = table.streams[index]
+            assert stream is not None
+            self._disconnect(stream)
+            stream.source.falls_silent(int(table.reception["highest"][index]) & 0xFFFF)
+            table.follow(stream)
+        for index in np.flatnonzero(table.silent & ~quiet).tolist():
+            stream = table.streams[index]
+            assert stream is not None
+            stream.source.speaks()
+            table.follow(stream)
+            self._connect(stream)
 
     def _look_for_drops(self, indexes: Iterable[int], *, since_ns: int) -> None:
         """At these streams, which have dropped nothing before `since_ns`."""

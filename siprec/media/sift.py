@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from siprec.media.arena import HEADROOM, STRIDE, Arena
 from siprec.media.reception import Heard, Round, follow_all, note
 from siprec.media.secure import FORGED, REPLAYED, open_all
-from siprec.media.source import Arrival, Reason
+from siprec.media.source import SILENT_SECONDS, Arrival, Reason
 from siprec.media.streams import DEFAULT_RATE, Stream, StreamTable
 from siprec.rtp import packets
 
@@ -52,7 +52,7 @@ Extras = list[tuple[Stream, list[Arrival]]]
 class Sieve:
     """Judges the content of `arena` against `table`.
 
-    `on_locked(stream)` is called when a stream has learned its source and its socket may be connected.
+    `on_locked(stream)` is called when a stream has learned its source, or that it lives: its socket may be connected.
     """
 
     def __init__(self, arena: Arena, table: StreamTable, on_locked: Callable[[Stream], None]) -> None:
@@ -176,6 +176,8 @@ class Sieve:
         for row in rows.tolist():
             stream = self._table.streams[int(view.stream[row])]
             assert stream is not None
+            if stream.source.silent and now - self._table.last_at[stream.index] < SILENT_SECONDS:
+                stream.source.speaks()
             accepted = stream.source.judge(view.arrival(row))
             good[row] = bool(accepted)
             extras += self.take(stream, accepted[:-1], now=now)
@@ -190,9 +192,9 @@ class Sieve:
     def take(self, stream: Stream, accepted: list[Arrival], *, now: float) -> Extras:
         """Bring the table in line with what the stream's source has just decided."""
         table, index = self._table, stream.index
-        locked = bool(table.settled[index])
+        locked = bool(table.settled[index] and not table.silent[index])
         table.follow(stream)
-        if table.settled[index] and not locked:
+        if table.settled[index] and not table.silent[index] and not locked:
             self._on_locked(stream)
         if not accepted:
             return []

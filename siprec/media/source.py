@@ -8,6 +8,9 @@ A source is learned once: from a packet that comes from exactly the address and 
 two packets in order (RFC 3550 appendix A.1) from one address, port and SSRC. Until then up to `MAX_HELD`
 packets are held, and those of the learned source are given out when it is: nothing is lost by caution. The
 first SSRC of a source needs no probation; a later one needs two packets in order, and they are kept.
+
+While the learned source has nothing to say (`falls_silent`), its stream may go on from elsewhere: with the same SSRC,
+sequence numbers that go on, and from where a source could be learned from. A source that lives is never replaced.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from siprec.rtp.sequence import in_order
 
 MAX_HELD = 50
 """Packets held per stream while its source or an SSRC is not yet believed: one second of audio."""
+
+SILENT_SECONDS = 1.0
+"""Without a packet for so long a learned source counts as silent, which is looked at once a second."""
 
 MAX_SSRCS = 16
 """SSRCs a stream remembers as its own; the oldest is forgotten and would be put on probation again."""
@@ -102,6 +108,7 @@ class Source:
         "_admitted",
         "_held",
         "_networks",
+        "_silent_after",
         "locked",
         "payload_types",
         "policy",
@@ -122,14 +129,28 @@ class Source:
         self._networks = tuple(networks)
         self._admitted: dict[int, None] = {}
         self._held: list[Arrival] = []
+        self._silent_after: int | None = None
+
+    @property
+    def silent(self) -> bool:
+        return self._silent_after is not None
 
     def renew(self, remote: Origin | None) -> list[Arrival]:
         """A new SDP: whatever was learned is open again. Gives out held packets that can now be judged."""
         self.remote = remote
-        self.locked = self.ssrc = None
+        self.locked = self.ssrc = self._silent_after = None
         self._admitted.clear()
         held, self._held = self._held, []
         return [accepted for packet in held for accepted in self.judge(packet)]
+
+    def falls_silent(self, sequence: int) -> None:
+        """The learned source has sent nothing for a while; `sequence` was the last, its SSRC still the current one."""
+        if self.locked is not None:
+            self._silent_after = sequence
+
+    def speaks(self) -> None:
+        """The learned source lives."""
+        self._silent_after = None
 
     def judge(self, packet: Arrival) -> list[Arrival]:
         """What is to be written now, in order: nothing, this packet, or held packets and this one."""
@@ -140,6 +161,9 @@ class Source:
         if self.locked is None:
             return self._learn(packet, self.remote)
         if packet.origin != self.locked:
+            if self._goes_on(packet, self.remote):
+                self.speaks()
+                return self._lock(packet)
             return self._refuse(packet, Reason.PORT if packet.origin[:2] == self.locked[:2] else Reason.ADDRESS)
         if packet.ssrc in self._admitted:
             self.ssrc = packet.ssrc
@@ -154,14 +178,26 @@ class Source:
     def _learn(self, packet: Arrival, remote: Origin) -> list[Arrival]:
         if packet.origin == remote:
             return self._lock(packet)
-        if self.policy is SourcePolicy.LATCH:
-            if not self._listed(packet.origin):
-                return self._refuse(packet, Reason.ADDRESS)
-        elif packet.origin[:2] != remote[:2]:
-            return self._refuse(packet, Reason.ADDRESS)
-        elif self.policy is SourcePolicy.STRICT:
-            return self._refuse(packet, Reason.PORT)
+        if (reason := self._foreign(packet.origin, remote)) is not None:
+            return self._refuse(packet, reason)
         return self._lock(packet) if self._follows(packet) else self._hold(packet)
+
+    def _foreign(self, origin: Origin, remote: Origin) -> Reason | None:
+        """Why nothing may be learned from `origin`, None when it may."""
+        if origin == remote:
+            return None
+        if self.policy is SourcePolicy.LATCH:
+            return None if self._listed(origin) else Reason.ADDRESS
+        if origin[:2] != remote[:2]:
+            return Reason.ADDRESS
+        return Reason.PORT if self.policy is SourcePolicy.STRICT else None
+
+    def _goes_on(self, packet: Arrival, remote: Origin) -> bool:
+        """Whether the stream of a source that fell silent goes on in `packet`, which came from elsewhere."""
+        last = self._silent_after
+        if last is None or packet.ssrc != self.ssrc or not in_order(last, packet.sequence):
+            return False
+        return self._foreign(packet.origin, remote) is None
 
     def _lock(self, packet: Arrival) -> list[Arrival]:
         self.locked = packet.origin

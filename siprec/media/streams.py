@@ -116,10 +116,11 @@ class Stream:
 class StreamTable:
     """The arrays. `high`, `low` and `port` are the expected source: the SDP's, then the locked one's.
 
-    `known`: there is an SDP; `open`: a packet from any address is worth judging; `fixed`: only `port` is;
+    `silent`: the locked source has sent nothing for a while; `known`: there is an SDP;
+    `open`: a packet from any address is worth judging; `fixed`: only `port` is;
     `settled`: packets with `ssrc` from exactly this source are accepted unseen. `mux`: RTCP may come to the RTP port;
     `muxing` counts such streams. `secure`: its packets are SRTP; `securing` counts such streams.
-    `only`: 1 since its socket was connected to the locked source, 2 once the C extension has emptied it after that and
+    `only`: 1 since its socket was connected to a learned source, 2 once the C extension has emptied it after that and
     keeps in `peers` whom the kernel lets through. `rtcp_high` and `rtcp_low` are the address that SDP gives for RTCP;
     `report_at`: when ours is due (monotonic).
     """
@@ -134,6 +135,7 @@ class StreamTable:
         self.low = np.zeros(FIRST_CAPACITY, np.uint64)
         self.port = np.zeros(FIRST_CAPACITY, np.uint16)
         self.ssrc = np.zeros(FIRST_CAPACITY, np.uint32)
+        self.silent = np.zeros(FIRST_CAPACITY, np.bool_)
         self.known = np.zeros(FIRST_CAPACITY, np.bool_)
         self.open = np.zeros(FIRST_CAPACITY, np.bool_)
         self.fixed = np.zeros(FIRST_CAPACITY, np.bool_)
@@ -180,6 +182,7 @@ class StreamTable:
 
     def remove(self, stream: Stream) -> None:
         self.streams[stream.index] = None
+        self.only[stream.index] = self.silent[stream.index] = 0
         self._free.append(stream.index)
         self.report_at[stream.index] = np.inf
         self.muxing -= int(self.mux[stream.index])
@@ -214,10 +217,11 @@ class StreamTable:
         if expected is not None:
             self.high[index], self.low[index], self.port[index] = expected
         self.known[index] = source.remote is not None
-        learning = source.locked is None
+        learning = source.locked is None or source.silent
         self.open[index] = source.remote is None or (learning and source.policy is SourcePolicy.LATCH)
         self.fixed[index] = source.remote is not None and (not learning or source.policy is SourcePolicy.STRICT)
-        self.settled[index] = not learning and source.ssrc is not None
+        self.settled[index] = source.locked is not None and source.ssrc is not None
+        self.silent[index] = source.silent
         self.ssrc[index] = source.ssrc or 0
 
     def follow_rtcp(self, stream: Stream) -> None:

@@ -219,6 +219,47 @@ def test_the_port_is_learned_then_locked_even_in_the_kernel(rig: Rig) -> None:
     assert stream.counters().kernel_drops == 0
 
 
+def test_a_stream_that_goes_on_from_another_port_is_followed_once_its_source_is_silent(rig: Rig) -> None:
+    session, stream, line = one_stream(rig)
+    line.send(30)
+    wait_until(lambda: stream.counters().accepted == 30)
+    spray, moved = rig.line(rig.pairs[0], host="127.0.0.66"), rig.line(rig.pairs[0])
+    spray.sequence = moved.sequence = 30
+
+    def followed() -> bool:
+        spray.send()
+        moved.send()
+        return stream.counters().accepted >= 31
+
+    wait_until(followed)
+    moved.send(20)
+    result = session.close().result(5).counters[0][1]
+    found = numbers(session)
+    assert found == [*range(30), *range(found[30], moved.sequence)]
+    assert result.lost == found[30] - 30
+    assert result.refused["address", "127.0.0.66"] > 0
+
+
+def test_what_comes_to_a_silent_stream_is_refused_and_counted_until_its_source_speaks(rig: Rig) -> None:
+    session, stream, line = one_stream(rig)
+    line.send(30)
+    wait_until(lambda: stream.counters().accepted == 30)
+    intruder = rig.line(rig.pairs[0], ssrc=2)
+
+    def counted() -> bool:
+        intruder.send()
+        return ("port", HOST) in stream.counters().refused
+
+    wait_until(counted)
+    line.send()
+    wait_until(lambda: stream.counters().accepted == 31)
+    intruder.ssrc, intruder.sequence = line.ssrc, line.sequence
+    intruder.send(30)
+    line.send(9)
+    wait_until(lambda: stream.counters().accepted == 40)
+    assert numbers(session) == list(range(40))
+
+
 def test_a_third_host_before_and_after_the_lock_writes_nothing(rig: Rig) -> None:
     session, stream, line = one_stream(rig)
     spray = rig.line(rig.pairs[0], host="127.0.0.66")

@@ -173,3 +173,48 @@ def test_sources_beyond_the_limit_are_counted_as_one() -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "255.255.255.255", "::1", "2001:db8::1"])
 def test_addresses_survive_as_numbers(address: str) -> None:
     assert address_text(*address_words(address)) == address
+
+
+def silent(policy: SourcePolicy = SourcePolicy.ADDRESS, *, networks: tuple[str, ...] = ()) -> Source:
+    """Locked to REMOTE, whose last packet was 7."""
+    made = new(policy, networks=networks)
+    made.judge(packet(7))
+    made.falls_silent(7)
+    return made
+
+
+@pytest.mark.parametrize("policy", [SourcePolicy.ADDRESS, SourcePolicy.LATCH])
+def test_a_silent_stream_goes_on_from_another_port(policy: SourcePolicy) -> None:
+    made, moved = silent(policy, networks=(f"{ALICE}/32",)), packet(80, port=5000)
+    assert made.judge(moved) == [moved]
+    assert (made.locked, made.silent) == (moved.origin, False)
+    assert made.judge(packet(81)) == []
+    assert refused(made) == {("port", ALICE): 1}
+
+
+@pytest.mark.parametrize("other", [{"ssrc": 2}, {"sequence": 7}, {"sequence": 4000}, {"host": MALLORY}])
+def test_a_silent_stream_does_not_go_on_in_another(other: dict[str, int | str]) -> None:
+    made = silent()
+    for _ in range(3):
+        assert made.judge(packet(**{"sequence": 80, "port": 5000, **other})) == []  # type: ignore[arg-type]
+    assert made.locked == REMOTE
+    again = packet(8)
+    assert made.judge(again) == [again]
+
+
+def test_a_stream_whose_source_speaks_again_goes_on_nowhere_else() -> None:
+    made = silent()
+    made.speaks()
+    assert made.judge(packet(80, port=5000)) == []
+
+
+def test_under_strict_a_silent_stream_goes_on_nowhere_else() -> None:
+    made = silent(SourcePolicy.STRICT)
+    assert made.judge(packet(80, port=5000)) == []
+    assert refused(made) == {("port", ALICE): 1}
+
+
+def test_under_latch_a_silent_stream_goes_on_in_listed_networks_only() -> None:
+    made, moved = silent(SourcePolicy.LATCH, networks=("198.51.100.0/24",)), packet(80, host="198.51.100.7")
+    assert made.judge(packet(80, host=MALLORY)) == []
+    assert made.judge(moved) == [moved]

@@ -20,10 +20,10 @@ from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEn
 from siprec.errors import ArchiveError, LocalError, NotOwner, RenderError, is_disk_trouble
 from siprec.media import part as media_part
 from siprec.media import pcap
-from siprec.media.part import PartStream
+from siprec.media.part import Part, PartStream
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
 from siprec.recorder.dossier import timestamp
-from siprec.recorder.verdict import Evidence, Shortfall, judge
+from siprec.recorder.verdict import SILENT_SECONDS, Evidence, Shortfall, judge
 
 LONG_LOSS_SECONDS = 0.25
 """Packets missing for longer than this are a failure of the network, not the usual loss of a bad one."""
@@ -231,7 +231,19 @@ def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
         undecodable=sorted({codec for each in report.channels for codec in each.undecodable}),
         unheard=_unheard(streams, report),
         left_out=report.left_out,
+        quiet=_quiet(last, report),
     )
+
+
+def _quiet(last: Part, report: Report) -> dict[int, float]:
+    """Channels that were to send to the end and fell silent well before it, and when."""
+    active = {each.channel for each in last.streams if each.phases and each.phases[-1].mode == "active"}
+    before_ns = report.end_ns - round(SILENT_SECONDS * 1e9)
+    return {
+        each.index: (each.last_packet_ns - report.start_ns) / 1e9
+        for each in report.channels
+        if each.index in active and each.last_packet_ns is not None and each.last_packet_ns < before_ns
+    }
 
 
 def _unheard(streams: Sequence[PartStream], report: Report) -> list[tuple[int, str]]:

@@ -5,8 +5,8 @@ The first that holds, in this order: truncated, no-rtp, one-way, silent, gaps, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from siprec.archive.manifest import ChannelEntry, Manifest, RefusedEntry
 
@@ -19,6 +19,15 @@ GAP_SECONDS = 0.2
 SHORT_RATIO = 0.005
 """More than this share of what came is missing in the file, and more than GAP_SECONDS of it: that makes the verdict
 `gaps`. The worst of clocks, which is 0.1 % fast, stays below."""
+
+SILENT_SECONDS = 2.0
+"""Of a channel before the end of the call, while its packets are refused. Without those, silence is the SRC's own."""
+
+REFUSED_PACKETS = 10
+"""So many refused are GAP_SECONDS of audio."""
+
+_SOURCE_REASONS = frozenset({"address", "port", "ssrc"})
+"""Refusals of what may be a stream's audio, from another place than was expected."""
 
 _INTENDED = frozenset({"hold", "paused", "closed"})
 """Causes of silence that the call itself wanted."""
@@ -39,7 +48,8 @@ class Evidence:
     """What the manifest does not tell: which channels were meant to send, which carried only silence, and of these
     which were `mute` because nothing in them could be decoded; the codecs that were `undecodable` anywhere; which
     streams (channel and label) of those that had one channel after each other were `unheard`; what was `left_out` of
-    the audio though it was captured; how much came that is not in the file."""
+    the audio though it was captured; how much came that is not in the file; since when (seconds from the start of the
+    file) the channels that were meant to send to the end have been `quiet`, those that were for SILENT_SECONDS."""
 
     expected: frozenset[int]
     silent: frozenset[int]
@@ -49,6 +59,7 @@ class Evidence:
     unheard: Sequence[tuple[int, str]] = ()
     left_out: Sequence[str] = ()
     shortfalls: Sequence[Shortfall] = ()
+    quiet: Mapping[int, float] = field(default_factory=dict)
 
 
 def judge(manifest: Manifest, evidence: Evidence) -> tuple[str, str]:
@@ -103,6 +114,7 @@ def _gaps(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
         share = channel.lost / max(1, channel.packets + channel.lost)
         if share > LOST_RATIO:
             reasons.append(f"{_who(channel)}: {channel.lost} packets lost ({share:.1%})")
+        reasons += _moved_away(manifest, evidence, channel)
         reasons += [
             f"{_who(channel)}: {each.seconds:.1f} s of {each.captured:.1f} s of audio cannot be heard: {each.cause}"
             for each in evidence.shortfalls
@@ -118,6 +130,17 @@ def _gaps(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
             f"at {worst.start:.2f} s ({worst.cause})"
         )
     return ("gaps", "; ".join(reasons) + _undecodable(evidence)) if reasons else None
+
+
+def _moved_away(manifest: Manifest, evidence: Evidence, channel: ChannelEntry) -> list[str]:
+    """Of a channel that fell silent for good, where its packets may have come from instead."""
+    since = evidence.quiet.get(channel.index)
+    came = [each for each in manifest.refused if each.channel == channel.index and each.reason in _SOURCE_REASONS]
+    refused = sum(each.packets for each in came)
+    if since is None or not channel.packets or refused <= max(REFUSED_PACKETS, LOST_RATIO * channel.packets):
+        return []
+    worst = max(came, key=lambda each: each.packets)
+    return [f"{_who(channel)}: silent since {since:.2f} s; {worst.packets} came from {worst.source}, {_hint(worst)}"]
 
 
 def _missing(manifest: Manifest, channel: ChannelEntry) -> str:

@@ -114,3 +114,17 @@ def test_what_came_but_cannot_be_heard_is_a_reason(seconds: float, captured: flo
     if verdict == "gaps":
         told = f"{seconds:.1f} s of {captured:.1f} s of audio cannot be heard: RTP timestamps stood still"
         assert reason == f"channel 1 (Bob): {told}"
+
+
+def test_a_channel_that_fell_silent_while_its_packets_were_refused_names_source_and_setting() -> None:
+    refused = [RefusedEntry(1, "port", "192.0.2.1", 300), RefusedEntry(1, "payload_type", "192.0.2.1", 900)]
+    verdict, reason = judge(manifest(500, 500, refused=refused), evidence(quiet={1: 2.5}))
+    assert verdict == "gaps"
+    for each in ("channel 1 (Bob): silent since 2.50 s", "300 came from 192.0.2.1", "RTP_SOURCE (port)"):
+        assert each in reason
+
+
+@pytest.mark.parametrize(("quiet", "packets"), [({}, 300), ({0: 2.5}, 300), ({1: 2.5}, 10)])
+def test_silence_alone_and_refusals_alone_are_no_gap(quiet: dict[int, float], packets: int) -> None:
+    refused = [RefusedEntry(1, "port", "192.0.2.1", packets), RefusedEntry(1, "paused", "192.0.2.1", 900)]
+    assert judge(manifest(500, 500, refused=refused), evidence(quiet=quiet))[0] == "ok"

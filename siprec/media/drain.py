@@ -303,7 +303,7 @@ class Drain:
         self._read_only(stream)
         self._disconnect(stream)
         self.table.settled[stream.index] = False
-        released = stream.source.renew(origin(remote))
+        released = stream.source.renew(origin(remote), now_ns=clock.wall_ns())
         extras = self._sieve.take(stream, released, now=clock.monotonic())
         self._hand_over(None, extras)
 

@@ -29,6 +29,10 @@ MAX_HELD = 50
 SILENT_SECONDS = 1.0
 """Without a packet for so long a learned source counts as silent, which is looked at once a second."""
 
+OLD_SOURCE_NS = 5_000_000_000
+"""How long after a new SDP the source of the old one is heard, unless the new one speaks: what the SRC sent before
+it saw our answer is still on its way (RFC 3264 section 8.3.1)."""
+
 MAX_SSRCS = 16
 """SSRCs a stream remembers as its own; the oldest is forgotten and would be put on probation again."""
 
@@ -82,6 +86,15 @@ class Arrival:
     datagram: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """The source that was learned under the last SDP."""
+
+    origin: Origin
+    ssrcs: frozenset[int]
+    until_ns: int
+
+
 class Refusals:
     """Packets refused, by reason and source address; bounded however many sources there are."""
 
@@ -108,6 +121,7 @@ class Source:
         "_admitted",
         "_held",
         "_networks",
+        "_old",
         "_silent_after",
         "locked",
         "payload_types",
@@ -130,13 +144,23 @@ class Source:
         self._admitted: dict[int, None] = {}
         self._held: list[Arrival] = []
         self._silent_after: int | None = None
+        self._old: _Old | None = None
+
+    @property
+    def moving(self) -> bool:
+        """Whether the source of the last SDP is heard still."""
+        return self._old is not None
 
     @property
     def silent(self) -> bool:
         return self._silent_after is not None
 
-    def renew(self, remote: Origin | None) -> list[Arrival]:
+    def renew(self, remote: Origin | None, *, now_ns: int = 0) -> list[Arrival]:
         """A new SDP: whatever was learned is open again. Gives out held packets that can now be judged."""
+        if self.locked is not None:
+            self._old = _Old(self.locked, frozenset(self._admitted), now_ns + OLD_SOURCE_NS)
+        if remote is None or remote == self.remote:
+            self._old = None
         self.remote = remote
         self.locked = self.ssrc = self._silent_after = None
         self._admitted.clear()
@@ -178,6 +202,11 @@ class Source:
     def _learn(self, packet: Arrival, remote: Origin) -> list[Arrival]:
         if packet.origin == remote:
             return self._lock(packet)
+        if self._old is not None:
+            if packet.time_ns >= self._old.until_ns:
+                self._old = None
+            elif packet.origin == self._old.origin and packet.ssrc in self._old.ssrcs:
+                return [packet]
         if (reason := self._foreign(packet.origin, remote)) is not None:
             return self._refuse(packet, reason)
         return self._lock(packet) if self._follows(packet) else self._hold(packet)
@@ -200,7 +229,7 @@ class Source:
         return self._foreign(packet.origin, remote) is None
 
     def _lock(self, packet: Arrival) -> list[Arrival]:
-        self.locked = packet.origin
+        self.locked, self._old = packet.origin, None
         return self._admit(packet)
 
     def _probe(self, packet: Arrival) -> list[Arrival]:

@@ -218,8 +218,9 @@ class StreamTable:
             self.high[index], self.low[index], self.port[index] = expected
         self.known[index] = source.remote is not None
         learning = source.locked is None or source.silent
-        self.open[index] = source.remote is None or (learning and source.policy is SourcePolicy.LATCH)
-        self.fixed[index] = source.remote is not None and (not learning or source.policy is SourcePolicy.STRICT)
+        self.open[index] = source.remote is None or (learning and source.policy is SourcePolicy.LATCH) or source.moving
+        strict = source.policy is SourcePolicy.STRICT and not source.moving
+        self.fixed[index] = source.remote is not None and (not learning or strict)
         self.settled[index] = source.locked is not None and source.ssrc is not None
         self.silent[index] = source.silent
         self.ssrc[index] = source.ssrc or 0

@@ -213,18 +213,18 @@ class Intake:
         self._lines[channel.index] = _Line(stream, pair, plan, channel.remote, rtcp, srtp, writing)
 
     async def foresee(self, channels: Iterable[Channel]) -> None:
-        """Write what comes, or no more, as SDP will let `channels` send. That is in force on return, since a packet may
-        follow our 200 OK at once; all else waits for `change`.
+        """Write what comes, or no more, as SDP will let `channels` send, and from where. That is in force on return,
+        since a packet may follow our 200 OK at once; all else waits for `change`.
         """
-        pausing = False
+        changing = False
         for channel in channels:
             line = self._lines.get(channel.index)
-            if line and channel.port == line.plan.port and channel.sending != line.writing:
-                if channel.sending:  # what waited for its source came during the pause
-                    self._follow_remote(line, channel)
-                self._follow_pause(line, channel)
-                pausing = True
-        if pausing and self._capture is not None:
+            if line is None or channel.port != line.plan.port:
+                continue
+            if channel.sending:  # what waits for its source came during the pause: it is judged before writing
+                changing |= self._follow_remote(line, channel)
+            changing |= self._follow_pause(line, channel)
+        if changing and self._capture is not None:
             await asyncio.wait([asyncio.wrap_future(self._capture.applied())], timeout=APPLY_SECONDS)
 
     def change(self, channel: Channel, at_ns: int) -> None:
@@ -243,15 +243,19 @@ class Intake:
         self._follow_pause(line, channel)
         _enter_phase(line.plan, channel, at_ns)
 
-    def _follow_remote(self, line: _Line, channel: Channel) -> None:
-        if channel.remote != line.remote:  # giving it anew would let the source be learned anew
-            line.capture.update(remote=channel.remote)
-            line.remote = channel.remote
+    def _follow_remote(self, line: _Line, channel: Channel) -> bool:
+        if channel.remote == line.remote:  # giving it anew would let the source be learned anew
+            return False
+        line.capture.update(remote=channel.remote)
+        line.remote = channel.remote
+        return True
 
-    def _follow_pause(self, line: _Line, channel: Channel) -> None:
-        if channel.sending != line.writing:
-            line.capture.update(writing=channel.sending)
-            line.writing = channel.sending
+    def _follow_pause(self, line: _Line, channel: Channel) -> bool:
+        if channel.sending == line.writing:
+            return False
+        line.capture.update(writing=channel.sending)
+        line.writing = channel.sending
+        return True
 
     def close(self, channel: Channel, at_ns: int) -> None:
         """Stop a stream that the session dropped; its ports go back once the capture has let go of them."""

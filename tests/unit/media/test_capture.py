@@ -314,6 +314,21 @@ def test_media_before_the_answer_waits_for_it(rig: Rig) -> None:
     assert numbers(session) == list(range(30))
 
 
+def test_a_new_sdp_loses_nothing_of_the_old_source_that_is_on_its_way(rig: Rig) -> None:
+    session, stream, line = one_stream(rig, policy=SourcePolicy.STRICT)
+    line.send(20)
+    wait_until(lambda: stream.counters().accepted == 20)
+    other = rig.line(rig.pairs[0], ssrc=2, host="127.0.0.2")
+    stream.update(remote=other.address)
+    session.applied().result(5)
+    line.send(10)
+    wait_until(lambda: stream.counters().accepted == 30)
+    other.sequence = 100
+    other.send(10)
+    wait_until(lambda: stream.counters().accepted == 40)
+    assert numbers(session) == [*range(30), *range(100, 110)]
+
+
 def test_a_new_sdp_moves_the_stream_to_another_source(rig: Rig) -> None:
     session, stream, line = one_stream(rig)
     line.send(20)

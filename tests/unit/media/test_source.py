@@ -143,8 +143,8 @@ def test_a_new_sdp_opens_what_was_locked() -> None:
     there = (*address_words("192.0.2.2"), 6000)
     made.renew(there)
     moved = packet(9, host="192.0.2.2", port=6000, ssrc=77)
-    assert made.judge(packet(2)) == []
     assert made.judge(moved) == [moved]
+    assert made.judge(packet(2)) == []
     assert refused(made) == {("address", ALICE): 1}
 
 
@@ -218,3 +218,43 @@ def test_under_latch_a_silent_stream_goes_on_in_listed_networks_only() -> None:
     made, moved = silent(SourcePolicy.LATCH, networks=("198.51.100.0/24",)), packet(80, host="198.51.100.7")
     assert made.judge(packet(80, host=MALLORY)) == []
     assert made.judge(moved) == [moved]
+
+
+MOVED = (*address_words(ALICE), 5000)
+
+
+@pytest.mark.parametrize("policy", list(SourcePolicy))
+def test_what_is_on_its_way_from_the_old_source_is_taken_until_the_new_one_speaks(policy: SourcePolicy) -> None:
+    made = new(policy)
+    made.judge(packet(1))
+    made.renew(MOVED)
+    for old in (packet(2), packet(3), packet(4)):
+        assert made.judge(old) == [old]
+    assert (made.locked, made.moving) == (None, True)
+    first = packet(900, port=5000, ssrc=2)
+    assert made.judge(first) == [first]
+    assert (made.locked, made.moving) == (MOVED, False)
+    assert made.judge(packet(5)) == []
+
+
+def test_the_old_source_is_not_taken_for_ever_nor_with_another_ssrc() -> None:
+    made = new(SourcePolicy.STRICT)
+    made.judge(packet(1))
+    made.renew(MOVED)
+    assert made.judge(packet(2, ssrc=2)) == []
+    late = Arrival(REMOTE, 0, 3, 1, source.OLD_SOURCE_NS, b"")
+    assert made.judge(late) == []
+    assert refused(made) == {("port", ALICE): 2}
+
+
+@pytest.mark.parametrize("spoken", [False, True])
+def test_a_change_that_is_taken_back_leaves_the_old_source(spoken: bool) -> None:
+    made = new()
+    made.judge(packet(1))
+    made.renew(MOVED)
+    if spoken:
+        made.judge(packet(900, port=5000, ssrc=2))
+    made.renew(REMOTE)
+    again = packet(2)
+    assert made.judge(again) == [again]
+    assert made.locked == REMOTE

@@ -140,7 +140,10 @@ def _moved_away(manifest: Manifest, evidence: Evidence, channel: ChannelEntry) -
     if since is None or not channel.packets or refused <= max(REFUSED_PACKETS, LOST_RATIO * channel.packets):
         return []
     worst = max(came, key=lambda each: each.packets)
-    return [f"{_who(channel)}: silent since {since:.2f} s; {worst.packets} came from {worst.source}, {_hint(worst)}"]
+    return [
+        f"{_who(channel)}: silent since {since:.2f} s; {worst.packets} came from {worst.source}, refused by RTP_SOURCE "
+        f"({worst.reason}): have the SRC announce in SDP where it sends from"
+    ]
 
 
 def _missing(manifest: Manifest, channel: ChannelEntry) -> str:

@@ -7,14 +7,13 @@ or whose INVITE is cancelled meanwhile, leaves the session as it was (RFC 6141) 
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING
 
 from siprec import clock
 from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
 from siprec.recorder import describe
 from siprec.recorder.contact import agree_timer
-from siprec.recorder.learn import foreseen, held, learn, received_at
+from siprec.recorder.learn import foreseen, learn, settle
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import STREAMS_LIMIT, Prepared
 from siprec.session import bodies
@@ -66,10 +65,10 @@ async def _stand(
     data.fence = leg.fence
     answered = False
     try:
-        if prepared is not None:
-            leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=clock.wall_ns())
         dialogs[:] = [each for each in dialogs if each.dialog is not info.dialog] + [info]
-        _assign(call, event, prepared)
+        turned = settle(call.record, event.request, prepared)
+        if prepared is not None:
+            leg.negotiation.commit(prepared, leg.intake, turned=turned, at_ns=clock.wall_ns())
         await call.books.put_down(leg)
         answered = leg.respond(event, 200, extra=extra, body=text) is not None
     finally:
@@ -106,11 +105,12 @@ async def change(call: Call, event: RequestReceived) -> bool:
         return False
     with contextlib.suppress(PeerError):  # of headers that nobody understands; what they offer was taken
         learn(call.record, leg, event.request, body=body, log=call.log)
+    turned = settle(call.record, event.request, prepared)
     if prepared is not None:
-        leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=at_ns)
-        _assign(call, event, prepared)
-    elif leg.opened:
-        leg.negotiation.follow_holds(partial(held, call.record), leg.intake, at_ns=at_ns)
+        leg.negotiation.commit(prepared, leg.intake, turned=turned, at_ns=at_ns)
+    elif leg.opened:  # metadata without SDP may hold a stream, or take it off hold; it is captured all the while
+        for index in turned:
+            leg.intake.change(call.data.channels[index], at_ns)
     leg.run_timer(timer.timer(clock.monotonic()))
     leg.note(event.request.method.lower(), channels=describe.modes(call.data.channels))
     await call.contact.heard()
@@ -136,16 +136,10 @@ async def conclude(call: Call, event: AckReceived) -> None:
         if not call.data.channels:
             await call.end(Event.STOPPED, error.reason)
         return
-    leg.negotiation.commit(prepared, leg.intake, held=partial(held, call.record), at_ns=clock.wall_ns())
-    _assign(call, event, prepared)
+    turned = settle(call.record, event.request, prepared)
+    leg.negotiation.commit(prepared, leg.intake, turned=turned, at_ns=clock.wall_ns())
     leg.note("ack", channels=describe.modes(call.data.channels))
     await call.follow_activity()
-
-
-def _assign(call: Call, event: RequestReceived | AckReceived, prepared: Prepared | None) -> None:
-    """Say of each channel, once SDP has settled which there are, who is heard in it."""
-    anew = prepared.anew if prepared is not None else frozenset()
-    describe.assign_participants(call.record, at_ns=received_at(event.request), anew=anew)
 
 
 def _offer(call: Call, leg: Leg, flow: Flow) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 
 from siprec import clock
 from siprec.errors import MetadataError
@@ -78,26 +77,40 @@ def _least(update: Recording | SnapshotRequest | MetadataError) -> bytes:
 def foreseen(
     record: SessionRecord, request: Request, prepared: Prepared | None, *, keep: frozenset[str]
 ) -> SessionRecord:
-    """A copy of `record` as `request` will leave it, whose offer comes to `prepared`: what `learn` and
-    `commit` do to its channels, foreseen, since until the request is answered nothing may change.
+    """A copy of `record` as `request` will leave it, whose offer comes to `prepared`: what `learn` and `settle` do to
+    it, foreseen, since until the request is answered nothing may change.
     """
-    channels = list(prepared.channels if prepared else record.call.channels)
-    call = replace(record.call, channels=channels, local_sdp=prepared.text if prepared else record.call.local_sdp)
-    copy = replace(record, call=call)
+    copy = replace(record, call=replace(record.call, channels=list(record.call.channels)))
     documents = [each for each in bodies.read(request).documents if isinstance(each, Recording)]
     if documents:
         copy.metadata = deepcopy(record.metadata)
         for each in documents:
             merge.apply(copy.metadata, minimise(each, keep=keep), at_ns=received_at(request))
-    anew = prepared.anew if prepared else frozenset()
-    describe.assign_participants(copy, at_ns=received_at(request), anew=anew)
-    new = prepared.pairs if prepared else {}
-    for changed in streams.holds([each for each in channels if each.index not in new], partial(held, copy)):
-        channels[changed.index] = changed
+    settle(copy, request, prepared)
     return copy
 
 
-def held(record: SessionRecord, channel: Channel) -> bool:
+def settle(record: SessionRecord, request: Request, prepared: Prepared | None) -> frozenset[int]:
+    """Make the channels of `record` what `prepared` comes to, and what the metadata, learned before, says of them: who
+    is heard in each, and then whether the call holds it, which another who sends in their place does not. Returns the
+    channels that a hold of the call began or ended on.
+    """
+    channels = record.call.channels
+    on = {each.index for each in channels if each.open}
+    if prepared is not None:
+        channels[:] = prepared.channels
+        record.call.local_sdp = prepared.text
+    anew = prepared.anew if prepared else frozenset()
+    describe.assign_participants(record, at_ns=received_at(request), anew=anew)
+    # What was closed comes back to send: who sent it before its end tells of no hold. A session that is carried on by
+    # another leg opens all of its channels, but none of those was closed.
+    turned = streams.holds([each for each in channels if each.index in on], lambda each: _held(record, each))
+    for changed in turned:
+        channels[changed.index] = changed
+    return frozenset(each.index for each in turned)
+
+
+def _held(record: SessionRecord, channel: Channel) -> bool:
     """Whether the metadata says that those heard on `channel` sent it once and send it no more: the call holds it."""
     spans = [
         sent.span

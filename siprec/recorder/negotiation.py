@@ -36,9 +36,6 @@ STREAMS_LIMIT = 8
 
 NONE_YET: Mapping[int, str | None] = MappingProxyType({})
 
-Held = Callable[[Channel], bool]
-"""Whether a channel is held by the call itself (siprec.session.streams.holds)."""
-
 
 @dataclass(slots=True)
 class Prepared:
@@ -191,30 +188,23 @@ class Negotiation:
 
     # ------------------------------------------------------------------ either way
 
-    def commit(self, prepared: Prepared, intake: Intake, *, held: Held, at_ns: int) -> None:
-        """Make the channels and their capture what was agreed at `at_ns`, and what the metadata says of them by now."""
-        changed: dict[int, Channel] = {}
+    def commit(self, prepared: Prepared, intake: Intake, *, turned: frozenset[int], at_ns: int) -> None:
+        """Make the capture what the channels are by now (siprec.recorder.learn.settle): as agreed at `at_ns`, and those
+        that `turned` on hold or not as the metadata says.
+        """
+        channels = self._data.channels
+        changed = set(turned - prepared.pairs.keys())
         for change in prepared.changes:
-            channel = prepared.channels[change.channel.index]
+            index = change.channel.index
             if change.kind == "opened":
-                intake.open(channel, prepared.pairs[channel.index], at_ns)
+                intake.open(channels[index], prepared.pairs[index], at_ns)
             elif change.kind == "changed":
-                changed[channel.index] = channel
+                changed.add(index)
             else:
                 intake.close(change.channel, at_ns)
-        before = [each for each in prepared.channels if each.index not in prepared.pairs]
-        changed |= {each.index: each for each in streams.holds(before, held)}
-        for channel in changed.values():
-            intake.change(channel, at_ns)
-        self._data.channels[:] = [changed.get(each.index, each) for each in prepared.channels]
-        self._data.local_sdp = prepared.text
+        for index in sorted(changed):
+            intake.change(channels[index], at_ns)
         self._fresh = False
-
-    def follow_holds(self, held: Held, intake: Intake, *, at_ns: int) -> None:
-        """Metadata that came without SDP may hold a stream, or take it off hold; it is captured all the while."""
-        for channel in streams.holds(self._data.channels, held):
-            intake.change(channel, at_ns)
-            self._data.channels[channel.index] = channel
 
     def release(self, prepared: Prepared) -> None:
         """Give back what was reserved for something that will not be committed."""

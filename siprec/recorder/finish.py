@@ -28,6 +28,9 @@ from siprec.recorder.verdict import SILENT_SECONDS, Evidence, Shortfall, judge
 LONG_LOSS_SECONDS = 0.25
 """Packets missing for longer than this are a failure of the network, not the usual loss of a bad one."""
 
+TOLD_SECONDS = 0.001
+"""The time of a recovery, as recording.json tells it, is that much before the real one at most."""
+
 DISK_REASON = "RECORDING_DIR takes nothing for now"
 """How the reason of such a failure begins: of what a renderer raises, only the text comes back."""
 
@@ -100,6 +103,7 @@ def _finish(path: Path, options: FinishOptions, beside: Sequence[Path]) -> Finis
     audio = _write(path, rendering, options.audio_format)
     report = rendering.report
     _fill(manifest, rendering, report)
+    _price(manifest.recoveries, parts[0].part, report)
     evidence = _evidence(parts, report)
     manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
     issue = manifest.verdict != "ok" or evidence.undecodable
@@ -171,8 +175,6 @@ def _fill(manifest: Manifest, rendering: Rendering, report: Report) -> None:
         entry.jitter_ms = round(found.jitter_ms, 3)
         entry.drift_ppm = round(found.drift_ppm, 1) + 0.0  # no -0.0
         manifest.channels.append(entry)
-    for recovery in manifest.recoveries:
-        recovery.gap_ms = _cost(recovery, report.gaps, rendering.start_ns)
     manifest.gaps = [GapEntry(gap.channel, round(gap.start, 6), round(gap.length, 6), gap.cause) for gap in report.gaps]
 
 
@@ -196,12 +198,23 @@ def _keys(report: Report) -> list[dict[str, Any]]:
     return lines
 
 
-def _cost(recovery: RecoveryEntry, gaps: Sequence[Gap], start_ns: int) -> int:
-    """Milliseconds of audio that the failure before a recovery cost: the longest gap of any channel about then.
+def _price(recoveries: Sequence[RecoveryEntry], first: Part, report: Report) -> None:
+    """What each recovery cost; nothing is known of those before all that is here, whose `first` part others precede,
+    nor of the one that led to it: what it cost is between two disks.
+    """
+    times = [datetime.fromisoformat(each.time).timestamp() for each in recoveries]
+    begun = first.started_ns / 1e9 - TOLD_SECONDS
+    unknown = next((number for number, at in enumerate(times, 1) if at >= begun), len(times)) if first.fence > 1 else 0
+    for number, (recovery, at) in enumerate(zip(recoveries, times, strict=True)):
+        recovery.gap_ms = None if number < unknown else _cost(at - report.start_ns / 1e9, report.gaps)
+
+
+def _cost(at: float, gaps: Sequence[Gap]) -> int:
+    """Milliseconds of audio that the failure before a recovery cost: the longest gap of any channel about then, `at`
+    seconds from the start of the file.
 
     When a network failed, packets may come again before the SRC does, and then it is their loss that makes the gap.
     """
-    at = datetime.fromisoformat(recovery.time).timestamp() - start_ns / 1e9
     near = [
         gap.length
         for gap in gaps

@@ -13,7 +13,7 @@ import pytest
 
 from siprec.archive.audio import SUFFIX, AudioFormat
 from siprec.archive.folder import RecordingFolder
-from siprec.archive.manifest import Manifest
+from siprec.archive.manifest import Manifest, RecoveryEntry
 from siprec.errors import ArchiveError
 from siprec.media.part import PayloadFormat
 from siprec.media.render.source import MAX_CHANNELS
@@ -135,6 +135,28 @@ def test_a_call_that_ends_on_hold_after_a_restart_is_whole(folder: RecordingFold
     done = finish(folder.path, FinishOptions())
     assert (done.verdict, done.duration) == ("ok", 9.0)
     assert [(each.start, each.length, each.cause) for each in folder.read().gaps] == [(2.0, 7.0, "hold")]
+
+
+def test_what_a_recovery_cost_is_known_where_both_sides_of_it_are(folder: RecordingFolder, tmp_path: Path) -> None:
+    """Node b carried on what a's disk has, and restarted later."""
+    voice = Sender()
+    Folder(end=None).write(folder.path / "parts" / "000001-a", voice.send(payloads(noise(100))))
+    theirs = RecordingFolder.create(tmp_path / "b", folder.session_id)
+    for fence, start in ((2, 4 * SECOND), (3, 8 * SECOND)):
+        parted = Folder(start=start, end=start + 2 * SECOND, fence=fence, node="b")
+        later = Sender(ssrc=fence, clock=start)
+        parted.write(theirs.path / "parts" / f"{fence:06d}-b", later.send(payloads(noise(100))))
+    recoveries = [
+        RecoveryEntry(timestamp(START + 4 * SECOND), "replaces", "a", "b"),
+        RecoveryEntry(timestamp(START + 8 * SECOND + SECOND // 10), "restart", "b", "b"),
+    ]
+    manifest = Manifest(folder.session_id, "ending", "b", 3, "192.0.2.1", "1", recoveries=recoveries)
+    theirs.write(manifest)
+    folder.write(Manifest(folder.session_id, "recording", "a", 1, "192.0.2.1", "1"))
+    finish(theirs.path, FinishOptions(capture_keep="always"))
+    assert [each.gap_ms for each in theirs.read().recoveries] == [None, 2000]
+    finish(folder.path, FinishOptions(capture_keep="always"), [theirs.path])
+    assert [each.gap_ms for each in folder.read().recoveries] == [2000, 2000]
 
 
 def rendered(folder: RecordingFolder, channels: list[Channel], sent: list[Sent]) -> Manifest:

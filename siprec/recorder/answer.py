@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from siprec import clock
 from siprec.errors import ArchiveError, OfferPending, Overload, PeerError, SdpError
+from siprec.log import tame
 from siprec.recorder import describe
 from siprec.recorder.contact import agree_timer
+from siprec.recorder.dossier import ANSWER_REFUSED
 from siprec.recorder.learn import foreseen, learn, settle
 from siprec.recorder.leg import HeaderList, Leg
 from siprec.recorder.negotiation import STREAMS_LIMIT, Prepared
@@ -24,6 +26,9 @@ from siprec.sip.grammar import TOKEN
 
 if TYPE_CHECKING:
     from siprec.recorder.call import Call
+
+REASON_LIMIT = 200
+"""Characters of why an answer was refused that are kept: all of ours, and of the peer's words what tells."""
 
 
 async def accept(call: Call, event: RequestReceived, leg: Leg) -> bool:
@@ -132,6 +137,7 @@ async def conclude(call: Call, event: AckReceived) -> None:
         prepared = leg.negotiation.conclude(body.sdp)
     except PeerError as error:
         call.log.warning("answer refused", reason=error.reason)
+        leg.note(ANSWER_REFUSED, reason=tame(error.reason, REASON_LIMIT))
         leg.negotiation.withdraw()
         if not call.data.channels:
             await call.end(Event.STOPPED, error.reason)

@@ -20,6 +20,9 @@ from siprec.media import part as media_part
 from siprec.media.capture import SessionCapture
 from siprec.media.part import Part
 
+ANSWER_REFUSED = "answer-refused"
+"""The event that tells why we could not take the answer to an offer of ours."""
+
 
 def timestamp(at_ns: int) -> str:
     """CLOCK_REALTIME nanoseconds as RFC 3339 in UTC, to the millisecond."""

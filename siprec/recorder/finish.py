@@ -18,11 +18,12 @@ from siprec.archive.audio import AudioFormat, write_audio
 from siprec.archive.folder import PartFolder, RecordingFolder, mark_of
 from siprec.archive.manifest import ChannelEntry, GapEntry, Manifest, RecoveryEntry, file_entry
 from siprec.errors import ArchiveError, LocalError, NotOwner, RenderError, is_disk_trouble
+from siprec.log import tame
 from siprec.media import part as media_part
 from siprec.media import pcap
 from siprec.media.part import Part, PartStream
 from siprec.media.render import Gap, LoadedPart, Rendering, Report, render
-from siprec.recorder.dossier import timestamp
+from siprec.recorder.dossier import ANSWER_REFUSED, timestamp
 from siprec.recorder.verdict import SILENT_SECONDS, Evidence, Shortfall, judge
 
 LONG_LOSS_SECONDS = 0.25
@@ -104,7 +105,7 @@ def _finish(path: Path, options: FinishOptions, beside: Sequence[Path]) -> Finis
     report = rendering.report
     _fill(manifest, rendering, report)
     _price(manifest.recoveries, parts[0].part, report)
-    evidence = _evidence(parts, report)
+    evidence = _evidence(parts, report, refused=None if any(each.part.streams for each in parts) else _refused(held))
     manifest.verdict, manifest.verdict_reason = judge(manifest, evidence)
     issue = manifest.verdict != "ok" or evidence.undecodable
     keeps = options.capture_keep == "always" or (options.capture_keep == "issues" and issue)
@@ -230,7 +231,13 @@ def _in_vain(part: LoadedPart) -> bool:
     return due and not any(path.stat().st_size > pcap.FILE_HEADER for path in part.captures)
 
 
-def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
+def _refused(parts: Sequence[PartFolder]) -> str | None:
+    """Why the last answer to an offer of ours was refused, if one was."""
+    events = [each for part in parts for each in part.events() if each.get("event") == ANSWER_REFUSED]
+    return tame(str(events[-1].get("reason"))) if events else None
+
+
+def _evidence(parts: list[LoadedPart], report: Report, *, refused: str | None) -> Evidence:
     streams = [stream for each in parts for stream in each.part.streams]
     active = (stream.channel for stream in streams if any(phase.mode == "active" for phase in stream.phases))
     last = parts[-1].part  # an earlier part that was cut is a gap, once a later one carried the session on
@@ -245,6 +252,7 @@ def _evidence(parts: list[LoadedPart], report: Report) -> Evidence:
         unheard=_unheard(streams, report),
         left_out=report.left_out,
         quiet=_quiet(last, report),
+        refused=refused,
     )
 
 

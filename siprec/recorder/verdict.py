@@ -49,7 +49,8 @@ class Evidence:
     which were `mute` because nothing in them could be decoded; the codecs that were `undecodable` anywhere; which
     streams (channel and label) of those that had one channel after each other were `unheard`; what was `left_out` of
     the audio though it was captured; how much came that is not in the file; since when (seconds from the start of the
-    file) the channels that were meant to send to the end have been `quiet`, those that were for SILENT_SECONDS."""
+    file) the channels that were meant to send to the end have been `quiet`, those that were for SILENT_SECONDS; why the
+    answer was `refused` that would have made the first streams, of a call that never had any."""
 
     expected: frozenset[int]
     silent: frozenset[int]
@@ -60,6 +61,7 @@ class Evidence:
     left_out: Sequence[str] = ()
     shortfalls: Sequence[Shortfall] = ()
     quiet: Mapping[int, float] = field(default_factory=dict)
+    refused: str | None = None
 
 
 def judge(manifest: Manifest, evidence: Evidence) -> tuple[str, str]:
@@ -80,6 +82,8 @@ def _truncated(_: Manifest, evidence: Evidence) -> tuple[str, str] | None:
 def _no_rtp(manifest: Manifest, evidence: Evidence) -> tuple[str, str] | None:
     if any(each.packets for each in manifest.channels):
         return None
+    if evidence.refused:
+        return "no-rtp", f"there was never a stream: the answer to our offer was refused ({evidence.refused})"
     if not evidence.expected:
         return "no-rtp", "every stream was inactive or on hold for the whole call, so no RTP was due"
     missing = [each for each in manifest.channels if each.index in evidence.expected]

@@ -54,6 +54,22 @@ async def test_the_offer_comes_in_the_answer_and_the_answer_in_the_ack(tmp_path:
         assert [each.packets for each in recorded.manifest.channels] == [5]
 
 
+async def test_the_verdict_tells_why_an_answer_was_refused(tmp_path: Path) -> None:
+    async with recording_server(tmp_path, RECORD_PLAIN_CALLS="true") as server:
+        src = server.src("cucm-bib")
+        assert (await src.send("near")).status == 200
+        answer = (VECTORS / "cucm-bib/near.answer.sdp").read_bytes().replace(b"\n", b"\r\n")
+        await src.ack(body=answer + b"m=audio 12002 RTP/AVP 0\r\n")
+        await src.request("BYE")
+        assert src.invite is not None
+        manifest = (await server.ended(src.invite.call_id)).manifest
+    assert (manifest.verdict, manifest.verdict_reason) == (
+        "no-rtp",
+        "there was never a stream: the answer to our offer was refused (the answer has not as many media sections as "
+        "the offer)",
+    )
+
+
 @pytest.mark.parametrize(("dialect", "message"), [("cube-plain", "invite"), ("cucm-bib", "near")])
 async def test_without_the_setting_they_are_refused(server: Server, dialect: str, message: str) -> None:
     assert (await server.src(dialect).send(message)).status == 403

@@ -40,6 +40,11 @@ def test_no_rtp_because_none_was_due() -> None:
     assert judge(manifest(0), evidence(expected=frozenset()))[0] == "no-rtp"
 
 
+def test_no_rtp_because_the_answer_was_refused() -> None:
+    refused = evidence(expected=frozenset(), refused="no v=0")
+    assert judge(manifest(), refused)[1] == ("there was never a stream: the answer to our offer was refused (no v=0)")
+
+
 def test_one_way_names_participant_source_address_and_setting() -> None:
     refused = [RefusedEntry(1, "address", "198.51.100.9", 312)]
     verdict, reason = judge(manifest(500, 0, refused=refused), evidence())

@@ -297,9 +297,9 @@ class UserAgentServer:
 
     def respond(self, transaction_id: str, reply: Reply, now: float) -> Dialog | None:
         """See `Endpoint.respond`."""
-        transaction = self.transactions.by_id.get(transaction_id)
-        if transaction is None or transaction.finished:
+        if not self.pending(transaction_id):
             return None
+        transaction = self.transactions.by_id[transaction_id]
         self._reply(transaction, reply, now)
         record = transaction.record
         if transaction.finished:
@@ -308,8 +308,7 @@ class UserAgentServer:
 
     def pending(self, transaction_id: str) -> bool:
         """See `Endpoint.pending`."""
-        transaction = self.transactions.by_id.get(transaction_id)
-        return transaction is not None and not transaction.finished
+        return (found := self.transactions.by_id.get(transaction_id)) is not None and not found.finished
 
     def dialog_of(self, transaction_id: str, contact: str) -> Dialog | None:
         """See `Endpoint.dialog_of`."""

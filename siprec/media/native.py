@@ -73,7 +73,9 @@ class NativeReceiver:
         if self._fills % REVIEW_FILLS == 0:
             del self._rooms[self._needed :]
             self._needed = 0
-        number = next((number for number, each in enumerate(self._rooms) if each.free()), len(self._rooms))
+        number = 0
+        while number < len(self._rooms) and not self._rooms[number].free():
+            number += 1
         found = self._rooms[number] if number < len(self._rooms) else _Room(self.arena.slots * STRIDE)
         if number == len(self._rooms) < MAX_ROOMS:
             self._rooms.append(found)

@@ -84,6 +84,7 @@ def address_words(address: str) -> tuple[int, int]:
     return int.from_bytes(packed[:8], "big"), int.from_bytes(packed[8:], "big")
 
 
+@lru_cache(maxsize=1024)
 def address_text(high: int, low: int) -> str:
     """The inverse of `address_words`."""
     if high == 0 and low >> 32 == 0xFFFF:

@@ -38,11 +38,12 @@ class RtcpTerms:
 class Identity:
     """Who we are in the RTCP of one session: an SSRC and a CNAME, both random."""
 
-    __slots__ = ("_cname", "ssrc")
+    __slots__ = ("_cname", "_sent", "ssrc")
 
     def __init__(self) -> None:
         self.ssrc = secrets.randbits(32)
         self._cname = base64.b64encode(secrets.token_bytes(CNAME_BYTES))
+        self._sent: tuple[int, bytes] | None = None
 
     def evade(self, ssrc: int) -> None:
         """Take another SSRC when the peer uses ours (RFC 3550 section 8.2)."""
@@ -52,6 +53,13 @@ class Identity:
     @property
     def description(self) -> rtcp.SourceDescription:
         return rtcp.SourceDescription((rtcp.Chunk(self.ssrc, ((rtcp.CNAME, self._cname),)),))
+
+    @property
+    def description_as_sent(self) -> bytes:
+        """The same for every report of a session."""
+        if self._sent is None or self._sent[0] != self.ssrc:
+            self._sent = self.ssrc, bytes(self.description)
+        return self._sent[1]
 
 
 @dataclass(slots=True, eq=False)
@@ -130,4 +138,4 @@ class Exchange:
             blocks = (reception.report(row, last_sr=last_sr if known else 0, delay=delay),)
         ssrc = self.identity.ssrc
         bye = (rtcp.Bye((ssrc,)),) if leaving else ()
-        return rtcp.compound(rtcp.ReceiverReport(ssrc, blocks), self.identity.description, *bye)
+        return rtcp.compound(rtcp.ReceiverReport(ssrc, blocks), self.identity.description_as_sent, *bye)

@@ -122,8 +122,8 @@ class Bye:
 Packet = SenderReport | ReceiverReport | SourceDescription | Bye
 
 
-def compound(*packets: Packet) -> bytes:
-    """One datagram of several packets; the first must be a report (section 6.1)."""
+def compound(*packets: Packet | bytes) -> bytes:
+    """One datagram of several packets, or their bytes; the first must be a report (section 6.1)."""
     return b"".join(map(bytes, packets))
 
 

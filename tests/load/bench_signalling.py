@@ -3,7 +3,8 @@
 A real `siprec serve` (keeper, worker, renderers) has one core, the generator another. Each call is an INVITE with the
 SDP of two streams and the metadata of two participants, 200, ACK, BYE, 200; nobody sends RTP, so that signalling alone
 is measured, with all that a call leaves behind: its folder, its place in the store, its verdict. Processor time counts
-until the last recording is finished. Beside it, in the same run, the least that can answer a call, in C.
+until the last recording is finished. How long an INVITE waits for its 200 is told at half of what the core finishes,
+and at a given rate. Beside it, in the same run, the least that can answer a call, in C.
 
 The overload: twice what the core can do, for ten seconds, while other calls with RTP go on. What is refused must be
 refused with 503 and Retry-After, what is let in must come to its end, and the calls with RTP must lose nothing.
@@ -149,6 +150,8 @@ def _figure(server: Server, store: str, options: argparse.Namespace, programs: d
     _finished(server, closed["answered"])
     took = time.monotonic() - began
     used = Usage.of(server).since(before, closed["answered"])
+    half = _generate(generator, *place, "open", max(1, round(closed["ended"] / took / 2)), options.seconds)
+    _finished(server, half["answered"])
     opened = _generate(generator, *place, "open", options.rate, options.seconds)
     _finished(server, opened["answered"])
     total = round(sum(used.values()), 3)
@@ -160,6 +163,7 @@ def _figure(server: Server, store: str, options: argparse.Namespace, programs: d
         "cpu_ms_per_call": total,
         "cpu_ms": used,
         "closed": closed,
+        "half": {"rate": round(half["begun"] / options.seconds), **half},
         "open": {"rate": options.rate, **opened},
         "bare_calls_per_second": bare_calls,
         "bare_cpu_ms_per_call": bare_ms,

@@ -2,9 +2,10 @@
 
 Overload is told by lateness. Whatever is too slow, the processor or another program on it, everything waits for the
 event loop in the end: if that has been late for a while without a break, new calls would only make all of them wait
-longer, those let in already too. Then they get 503 with Retry-After, cheaply, until the loop is in time again. Requests
-in a dialog, and INVITEs that carry a session on, are always served. A disk that stands still makes nothing late but the
-calls that wait for it: those being set up are counted too.
+longer, those let in already too. Then they get 503 with Retry-After, cheaply, until the loop is in time again. It is
+looked at from an INVITE on and until it is in time: an idle server need not wake for that. Requests in a dialog, and
+INVITEs that carry a session on, are always served. A disk that stands still makes nothing late but the calls that wait
+for it: those being set up are counted too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RETRY_AFTER = 5
 """Seconds after which a refused SRC may come again: long enough to end a few calls, short enough to be useful."""
 
 BEAT_SECONDS = 0.02
-"""How often the loop's lateness is looked at."""
+"""After an INVITE, and as long as it is late, the loop's lateness is looked at this often."""
 
 LATE_SECONDS = 0.05
 """A loop so late answers an INVITE, which takes it several turns, after a quarter of a second."""
@@ -65,20 +66,25 @@ class Limits:
 
 
 class Lateness:
-    """Whether something that should happen every `BEAT_SECONDS` has been late for too long. Times in seconds."""
+    """Whether something that was expected time and again has been late for too long. Times in seconds."""
 
     def __init__(self) -> None:
-        self._due: float | None = None  # none before the first beat
+        self._due = 0.0
         self._late_since: float | None = None
 
-    def beat(self, now: float) -> float:
-        """It happens; returns when it is due again."""
-        if self._due is None or now - self._due < LATE_SECONDS:
+    def expect(self, now: float) -> float:
+        """It is to happen; returns when it is due."""
+        self._due = now + BEAT_SECONDS
+        return self._due
+
+    def beat(self, now: float) -> bool:
+        """It happens; returns whether it is late."""
+        late = now - self._due >= LATE_SECONDS
+        if not late:
             self._late_since = None
         elif self._late_since is None:
             self._late_since = now
-        self._due = now + BEAT_SECONDS
-        return self._due
+        return late
 
     def too_long(self, now: float) -> bool:
         """Whether it has always come late for `PATIENCE_SECONDS`. Once is not enough: the machine stood still."""
@@ -106,18 +112,13 @@ class Gate:
         self._log = log
         self._rate = RateLimiter(limits.rate)
         self._lateness = Lateness()
+        self._watching = False
         self._free: tuple[float, bool] = (-DISK_CHECK_SECONDS, True)
         self._sources: dict[str, RecordingSource | None] = {}
         self._told: dict[str, float] = {}
         self._told_refused: dict[str, tuple[float, int]] = {}
         self.draining = False
         self.refused: Counter[str] = Counter()
-
-    async def watch(self) -> None:
-        """Look how late the event loop is, for ever."""
-        while True:
-            due = self._lateness.beat(clock.monotonic())
-            await asyncio.sleep(due - clock.monotonic())
 
     # ------------------------------------------------------------------ asked by the endpoint
 
@@ -144,6 +145,8 @@ class Gate:
             return "less than DISK_RESERVE free"
         if method != "INVITE":
             return None
+        if not self._watching:
+            self._expect_beat()
         if not carries_on and self._lateness.too_long(now):
             return "too many calls for this machine"
         if not carries_on and self._setting_up() >= SETUPS_LIMIT:
@@ -152,6 +155,16 @@ class Gate:
         if not self._rate.allow(source.name if source else flow.remote[0], now):
             return "SIP_RATE exceeded"
         return None
+
+    def _expect_beat(self) -> None:
+        self._watching = True
+        self._lateness.expect(clock.monotonic())
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self._watching = False
+        if self._lateness.beat(clock.monotonic()):
+            self._expect_beat()
 
     def _tell_refused(self, reason: str, method: str, flow: Flow, now: float) -> None:
         at, count = self._told_refused.get(reason, (now - TELL_REFUSED_SECONDS, 0))

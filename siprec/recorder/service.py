@@ -295,7 +295,6 @@ class Recorder:
 
     def watch(self, interval: float) -> None:
         """Look after all sessions every `interval` seconds, after interrupted ones more often, until `stop`."""
-        self._spawn(self.gate.watch())
         self._spawn(self._restart.tell())
         self._spawn(self._watch(interval))
         self._spawn(self._finish_orphans(interval))

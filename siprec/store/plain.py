@@ -49,16 +49,17 @@ def shape(hint: Any) -> tuple[Dump, Load]:
 def _dataclass(kind: type) -> tuple[Dump, Load]:
     hints = get_type_hints(kind)
     fields = [each for each in dataclasses.fields(kind) if each.init and each.metadata.get("stored", True)]
-    columns = [(each.name, *shape(hints[each.name]), _is_default(each)) for each in fields]
-    reads = {name: read for name, _, read, _ in columns}
+    shapes = {each.name: shape(hints[each.name]) for each in fields}
+    columns = [(each.name, shapes[each.name][0], _default(each)) for each in fields]
+    reads = {name: read for name, (_, read) in shapes.items()}
     required = {each.name for each in fields if _is_required(each)}
 
     def out(value: Any) -> dict[str, Any]:
         raw = {}
-        for name, write, _, skip in columns:
+        for name, write, default in columns:
             item = getattr(value, name)
-            if not skip(item):
-                raw[name] = write(item)
+            if item != default:
+                raw[name] = item if write is _same else write(item)
         return raw
 
     def back(raw: object) -> Any:
@@ -75,17 +76,13 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _is_default(field: dataclasses.Field[Any]) -> Callable[[Any], bool]:
-    """Whether a value need not be written: a factory's default counts as one when it is empty."""
-    if field.default is not dataclasses.MISSING:
-        default = field.default
-        return lambda value: bool(value == default)
-    if field.default_factory is not dataclasses.MISSING and not field.default_factory():
-        return lambda value: not value
-    return lambda value: False
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """The value that need not be written; MISSING, which equals none, where there is no such."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _same(value: Any) -> Any:
+    """What goes out as it is; most does, so those who write look for this first and save the call."""
     return value
 
 
@@ -139,7 +136,7 @@ def _optional(hint: Any) -> tuple[Dump, Load]:
         raise TypeError(f"a stored record cannot hold {hint}")
     write, read = shape(inner[0])
     return (
-        lambda value: None if value is None else write(value),
+        _same if write is _same else lambda value: None if value is None else write(value),
         lambda raw: None if raw is None else read(raw),
     )
 
@@ -154,7 +151,7 @@ def _sequence(build: Callable[[list[Any]], Any]) -> Callable[[Any], tuple[Dump, 
     def make(hint: Any) -> tuple[Dump, Load]:
         write, read = shape(get_args(hint)[0])
         return (
-            lambda value: [write(each) for each in value],
+            list if write is _same else lambda value: [write(each) for each in value],
             lambda raw: build([read(each) for each in _items(raw)]),
         )
 
@@ -187,7 +184,7 @@ def _mapping(hint: Any) -> tuple[Dump, Load]:
             raise ValueError(f"{type(raw).__name__} where an object belongs")
         return {name: read(each) for name, each in raw.items()}
 
-    return lambda items: {name: write(each) for name, each in items.items()}, back
+    return dict if write is _same else lambda items: {name: write(each) for name, each in items.items()}, back
 
 
 _GENERIC: dict[Any, Callable[[Any], tuple[Dump, Load]]] = {

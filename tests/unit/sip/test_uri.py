@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siprec.errors import SipError
-from siprec.sip.uri import SipUri
+from siprec.sip.uri import URIS_KEPT, SipUri
 
 VALUES = Path(__file__).parents[2] / "vectors" / "sip" / "values"
 GOOD: list[dict[str, Any]] = json.loads((VALUES / "uri.good.json").read_text())
@@ -55,3 +55,9 @@ def test_any_text_is_a_uri_or_refused(text: str) -> None:
     except SipError:
         return
     assert SipUri.parse(str(uri)) == uri
+
+
+def test_no_more_uris_are_kept_than_the_limit() -> None:
+    for number in range(URIS_KEPT + 1):
+        assert SipUri.parse(f"sip:{number}@example.com").user == str(number)
+    assert SipUri.parse.cache_info().currsize == URIS_KEPT

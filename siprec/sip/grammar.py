@@ -59,14 +59,15 @@ _USUAL_NAMES = (
     *("Recv-Info", "Remote-Party-ID", "Replaces", "Require", "Retry-After", "Route", "RSeq", "Server"),
     *("Session-ID", "Timestamp", "Unsupported", "User-Agent", "User-to-User", "Warning"),
 )
-_KEYS = {spelling: name.lower() for name in _USUAL_NAMES for spelling in (name, name.lower())} | {
+KEYS = {spelling: name.lower() for name in _USUAL_NAMES for spelling in (name, name.lower())} | {
     spelling: name.lower() for letter, name in COMPACT_FORMS.items() for spelling in (letter, letter.upper())
 }
+"""What `header_key` makes of the usual names, as they are usually spelt."""
 
 
 def header_key(name: str) -> str:
     """The one key under which all spellings of a header name meet: lower case, compact form written out."""
-    return _KEYS.get(name) or name.lower()
+    return KEYS.get(name) or name.lower()
 
 
 def unfold(head: bytes) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, cast
 from siprec.errors import SipError
 from siprec.sip.grammar import (
     HEAD_END,
+    KEYS,
     LWS,
     TOKEN,
     decode,
@@ -79,11 +80,13 @@ class Headers:
         for line in lines:
             name, colon, value = line.partition(":")
             name = name.rstrip(LWS)
-            if not colon or not TOKEN.fullmatch(name):
+            key = KEYS.get(name)  # a usual name is a token
+            if not colon or (key is None and not TOKEN.fullmatch(name)):
                 continue
             value = value.strip(LWS)
             items.append((name, value))
-            key = header_key(name)
+            if key is None:
+                key = name.lower()
             if key in index:
                 index[key].append(value)
             else:
@@ -160,28 +163,28 @@ class _Typed:
     @property
     def via(self) -> Via:
         """The topmost Via."""
-        return self._typed("Via", _first_via)
+        return self._typed("Via", "via", _first_via)
 
     @property
     def cseq(self) -> CSeq:
-        return self._typed("CSeq", CSeq.parse)
+        return self._typed("CSeq", "cseq", CSeq.parse)
 
     @property
     def call_id(self) -> str:
-        return self._typed("Call-ID", _call_id)
+        return self._typed("Call-ID", "call-id", _call_id)
 
     @property
     def from_(self) -> NameAddr:
-        return self._typed("From", NameAddr.parse)
+        return self._typed("From", "from", NameAddr.parse)
 
     @property
     def to(self) -> NameAddr:
-        return self._typed("To", NameAddr.parse)
+        return self._typed("To", "to", NameAddr.parse)
 
     @property
     def contact(self) -> NameAddr | None:
         """The first Contact, None when there is none."""
-        return self._typed("Contact", _first_address) if self.headers.get("Contact") else None
+        return self._typed("Contact", "contact", _first_address) if self.headers.get("Contact") else None
 
     def once(self, name: str, read: Callable[[Self], _Value]) -> _Value:
         """What `read` makes of this message, kept under `name`; the message must not change any more."""
@@ -190,11 +193,11 @@ class _Typed:
             known = self._parsed[name] = ("", read(self))
         return cast(_Value, known[1])
 
-    def _typed(self, name: str, read: Callable[[str], _Value]) -> _Value:
-        text = self.headers.get(name)
-        if text is None:
+    def _typed(self, name: str, key: str, read: Callable[[str], _Value]) -> _Value:
+        lines = self.headers._index.get(key)  # asked for sixty times in a call: `get` would look for the key each time
+        if lines is None:
             raise SipError(f"{name} is missing")
-        known = self._parsed.get(name)
+        text, known = lines[0], self._parsed.get(name)
         if known is not None and known[0] is text:
             return cast(_Value, known[1])
         try:

@@ -47,7 +47,9 @@ _TEXT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#
 
 @dataclass(slots=True)
 class Element:
-    """An element: `tag` and attribute names as written, `namespace` and `name` resolved, content in order."""
+    """An element: `tag` and attribute names as written, `namespace` and `name` resolved. `content` is all of it in
+    order, `children` its elements.
+    """
 
     tag: str
     namespace: str
@@ -55,11 +57,7 @@ class Element:
     attributes: dict[str, str]
     scope: dict[str, str]
     content: list[Element | str] = field(default_factory=list)
-
-    @property
-    def children(self) -> list[Element]:
-        """Child elements in order."""
-        return [each for each in self.content if isinstance(each, Element)]
+    children: list[Element] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -156,6 +154,7 @@ class _Builder:
         element = Element(tag, scope.get(prefix, ""), name, attributes, scope)
         if self._open:
             self._open[-1].content.append(element)
+            self._open[-1].children.append(element)
         else:
             self.root = element
         self._open.append(element)
@@ -178,9 +177,11 @@ class _Builder:
             for name, uri in attributes.items()
             if name == "xmlns" or name.startswith("xmlns:")
         }
+        if not own:
+            return outer
         if any(len(uri) > MAX_NAMESPACE for uri in own.values()):
             raise MetadataError(f"a namespace name over {MAX_NAMESPACE} characters in metadata")
-        return {**outer, **own} if own else outer
+        return {**outer, **own}
 
 
 def _decode(body: bytes, charset: str | None) -> str:

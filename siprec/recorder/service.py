@@ -29,11 +29,7 @@ from siprec.recorder.restart import Restart
 from siprec.recorder.salvage import leftovers
 from siprec.recorder.waiting import Flag
 from siprec.session import bodies
-from siprec.session.admission import (
-    RecordingSource,
-    recognise,
-    source_named,
-)
+from siprec.session.admission import Recognition, RecordingSource, recognise, source_named
 from siprec.session.model import CallData
 from siprec.session.recovery import replaces_of
 from siprec.session.transitions import State
@@ -53,6 +49,7 @@ from siprec.sip.events import (
     UnknownDialog,
 )
 from siprec.sip.flow import Flow
+from siprec.sip.message import Request
 from siprec.store.base import SessionRecord
 
 WATCH_SECONDS = 0.5
@@ -195,8 +192,7 @@ class Recorder:
     def _is_wanted(self, event: RequestReceived, now: float) -> bool:
         """Whether an INVITE may begin a recording; else it has its answer."""
         try:
-            body = bodies.read(event.request)
-            found = recognise(event.request, body.parts, strict=self._use.policy.strict)
+            found = self._recognised(event.request)
         except PeerError as error:
             self.log.warning("INVITE refused", source=event.flow.remote[0], status=error.status, reason=error.reason)
             self._answer(event, error.status, now, refusal.explained(error))
@@ -206,6 +202,10 @@ class Recorder:
             self._answer(event, 403, now)
             return False
         return True
+
+    def _recognised(self, request: Request) -> Recognition:
+        strict = self._use.policy.strict
+        return request.once("recognised", lambda _: recognise(request, bodies.read(request).parts, strict=strict))
 
     # ------------------------------------------------------------------ sessions that are carried on
 
@@ -327,7 +327,7 @@ class Recorder:
     def _begin(self, event: RequestReceived, source: RecordingSource, anew: Anew) -> None:
         call = Call.answering(self._use, event, source)
         call.data.continues, call.data.replica_of = anew.continues, anew.replica_of
-        call.data.plain = not recognise(event.request, bodies.read(event.request).parts).is_recording_session
+        call.data.plain = not self._recognised(event.request).evidence
         call.log.info("call offered", source=event.flow.remote[0], identity=source.name)
         self._calls[call.data.session_id] = call
         self._offered.add(call)

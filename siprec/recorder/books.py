@@ -58,7 +58,8 @@ class Books:
         if self._call.data.state is State.OFFERED:
             after = State.RECORDING if self._call.active else State.PAUSED  # else all is written twice
             manifest.state = str(after)
-            await asyncio.gather(leg.begin(manifest, new=True), self._journal(self._create(after)))
+            # The journal comes first: encoding is done before a files thread begins to want the interpreter too.
+            await asyncio.gather(self._journal(self._create(after)), leg.begin(manifest, new=True))
         else:  # the journal must not know a leg whose papers cannot be written
             await leg.begin(manifest, new=False)
             await self._journal(self._save(self._call.record))

@@ -38,7 +38,7 @@ def configure(level: str, style: Literal["console", "json"] | None, stream: Text
             structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console, key="ts"),
             structlog.processors.format_exc_info,
             _tame,
-            _for_console if console else _keep,
+            *([_for_console] if console else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -111,8 +111,4 @@ def _for_console(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
     event["timestamp"] = event.pop("ts")[:-3]
     if "exception" in event:  # JSON alone would escape it; indented, no line of it looks like one of ours
         event["exception"] = "\n".join(f"    {tame(line)}" for line in event["exception"].split("\n"))
-    return event
-
-
-def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return event

@@ -144,11 +144,9 @@ class _Builder:
             raise MetadataError(f"more than {MAX_ELEMENTS} elements in metadata")
         if len(self._open) >= MAX_DEPTH:
             raise MetadataError(f"metadata nested deeper than {MAX_DEPTH}")
-        if len(pairs) // 2 > MAX_ATTRIBUTES:
-            raise MetadataError(f"more than {MAX_ATTRIBUTES} attributes on an element")
-        attributes = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if len(tag) > MAX_NAME or (attributes and max(map(len, attributes)) > MAX_NAME):
-            raise MetadataError(f"a name over {MAX_NAME} characters in metadata")
+        if len(tag) > MAX_NAME:
+            raise MetadataError(_LONG_NAME)
+        attributes = _attributes(pairs) if pairs else {}
         scope = self._scope(attributes)
         prefix, _, name = tag.rpartition(":")
         element = Element(tag, scope.get(prefix, ""), name, attributes, scope)
@@ -182,6 +180,18 @@ class _Builder:
         if any(len(uri) > MAX_NAMESPACE for uri in own.values()):
             raise MetadataError(f"a namespace name over {MAX_NAMESPACE} characters in metadata")
         return {**outer, **own}
+
+
+_LONG_NAME = f"a name over {MAX_NAME} characters in metadata"
+
+
+def _attributes(pairs: list[str]) -> dict[str, str]:
+    if len(pairs) // 2 > MAX_ATTRIBUTES:
+        raise MetadataError(f"more than {MAX_ATTRIBUTES} attributes on an element")
+    attributes = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    if max(map(len, attributes)) > MAX_NAME:
+        raise MetadataError(_LONG_NAME)
+    return attributes
 
 
 def _decode(body: bytes, charset: str | None) -> str:

@@ -329,10 +329,15 @@ def _choose(
     media: MediaDescription, wanted: frozenset[str], spare: frozenset[str], limit: int | None
 ) -> tuple[Format, ...]:
     """The formats to keep: with a wanted codec, else with a spare one, else none."""
-    offered = tuple(form for form in media.rtpmap.values() if limit is None or _l16_octets(form, media.ptime) <= limit)
+    offered = [
+        (form.encoding.lower(), form)
+        for form in media.rtpmap.values()
+        if limit is None or _l16_octets(form, media.ptime) <= limit
+    ]
+    names = {name for name, _ in offered} - AUXILIARY
     for codecs in (wanted, spare):
-        if any(form.encoding.lower() in codecs - AUXILIARY for form in offered):
-            return tuple(form for form in offered if form.encoding.lower() in codecs | AUXILIARY)
+        if not names.isdisjoint(codecs):
+            return tuple(form for name, form in offered if name in codecs or name in AUXILIARY)
     return ()
 
 

@@ -46,7 +46,10 @@ def external_ids(request: Request) -> dict[str, str]:
     """Ids of other systems in the headers of `request`, by the names that recording.json uses."""
     found: dict[str, str] = {}
     for header, name in EXTERNAL_ID_HEADERS.items():
-        value = (request.headers.get(header) or "").strip()
+        value = request.headers.get(header)
+        if not value:
+            continue
+        value = value.strip()
         if header == "User-to-User":
             value = _ucid(value)
         elif header == "Session-ID":

@@ -11,7 +11,7 @@ malformed headers ignored, and who needs one parses it then.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from siprec.errors import SipError
 from siprec.sip.grammar import (
@@ -191,15 +191,18 @@ class _Typed:
         known = self._parsed.get(name)
         if known is None:
             known = self._parsed[name] = ("", read(self))
-        return cast(_Value, known[1])
+        value: _Value = known[1]
+        return value
 
     def _typed(self, name: str, key: str, read: Callable[[str], _Value]) -> _Value:
         lines = self.headers._index.get(key)  # asked for sixty times in a call: `get` would look for the key each time
         if lines is None:
             raise SipError(f"{name} is missing")
         text, known = lines[0], self._parsed.get(name)
+        value: _Value
         if known is not None and known[0] is text:
-            return cast(_Value, known[1])
+            value = known[1]
+            return value
         try:
             value = read(text)
         except SipError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from siprec.errors import SdpError
 from siprec.sdp import crypto as sdes
@@ -149,18 +150,9 @@ def plan(
     for index, media in enumerate(offer.media):
         formats = _choose(media, wanted, spare, payload_limit)
         reason = _refusal(media, formats, kinds, transports)
-        stream = _read(index, media, default_direction, default_address, rtcp_mux=rtcp_mux)
-        direction = _ANSWERED[stream.offered_direction] if ready and reason is None else "inactive"
-        accepted = reason is None
-        streams.append(
-            replace(
-                stream,
-                accepted=accepted,
-                reason=reason,
-                direction=direction,
-                formats=formats if accepted else (),
-            )
-        )
+        offered = media.direction or default_direction
+        outcome = _Outcome(reason, offered, _ANSWERED[offered] if ready else "inactive", formats)
+        streams.append(_read(index, media, outcome, default_address, rtcp_mux=rtcp_mux))
     return streams
 
 
@@ -253,19 +245,14 @@ def read_answer(
     for index, (ours, theirs) in enumerate(zip(offer.media, answer.media, strict=True)):
         if theirs.kind != ours.kind:
             raise SdpError("the answer changes the type of a media section")
-        stream = _read(index, theirs, default_direction, default_address, rtcp_mux=ours.rtcp_mux)
         known = {**{number: form for number, form in ours.rtpmap.items() if str(number) in theirs.formats}}
         formats = tuple({**known, **theirs.rtpmap}.values())
         reason = _disagreement(ours, theirs, formats)
-        agreed = _AGREED.get((ours.direction or "sendrecv", stream.offered_direction), "inactive")
-        stream = replace(stream, label=theirs.label or ours.label, accepted=reason is None, reason=reason)
-        streams.append(
-            replace(
-                stream,
-                direction=agreed if reason is None else "inactive",
-                formats=formats if reason is None else (),
-            )
-        )
+        offered = theirs.direction or default_direction
+        agreed = _AGREED.get((ours.direction or "sendrecv", offered), "inactive")
+        outcome = _Outcome(reason, offered, agreed, formats)
+        stream = _read(index, theirs, outcome, default_address, rtcp_mux=ours.rtcp_mux)
+        streams.append(stream if stream.label else replace(stream, label=ours.label))
     return streams
 
 
@@ -286,9 +273,19 @@ def revise(previous: SessionDescription | None, new: SessionDescription) -> Sess
 # ---- reading one m-line
 
 
+class _Outcome(NamedTuple):
+    """What an m-line comes to, unless there is a `reason` to refuse it."""
+
+    reason: str | None
+    offered_direction: Direction
+    direction: Direction
+    formats: tuple[Format, ...]
+
+
 def _read(
-    index: int, media: MediaDescription, default: Direction, elsewhere: str | None, *, rtcp_mux: bool
+    index: int, media: MediaDescription, outcome: _Outcome, elsewhere: str | None, *, rtcp_mux: bool
 ) -> NegotiatedStream:
+    accepted = outcome.reason is None
     address = literal(media.address) or elsewhere
     held = address in _HELD
     remote = None if held else address
@@ -297,14 +294,14 @@ def _read(
         index=index,
         kind=media.kind,
         label=media.label,
-        accepted=False,
-        reason=None,
-        direction="inactive",
-        offered_direction=media.direction or default,
+        accepted=accepted,
+        reason=outcome.reason,
+        direction=outcome.direction if accepted else "inactive",
+        offered_direction=outcome.offered_direction,
         remote_address=remote,
         remote_port=media.port,
         remote_rtcp=_remote_rtcp(media, remote, mux=mux),
-        formats=(),
+        formats=outcome.formats if accepted else (),
         held=held,
         ptime=media.ptime,
         transport=media.transport,

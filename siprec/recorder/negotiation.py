@@ -244,7 +244,7 @@ class Negotiation:
                     pair = pairs[channel.index]
                     remote = channel.remote[0] if channel.remote else self._source
                     address = offered.get(channel.mline) or self._address_of(pair, remote)
-                    channel = replace(channel, address=address, port=pair.port, rtcp_port=pair.port + 1)
+                    channel.address, channel.port, channel.rtcp_port = address, pair.port, pair.port + 1  # nobody's yet
                 channels[channel.index] = channel
         except SdpError:
             for pair in pairs.values():

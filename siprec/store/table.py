@@ -234,7 +234,7 @@ def _same_keys(row: Row, old: Row) -> bool:
 
 def _sharing(row: Row, old: Row | None) -> Row:
     """`row`, with the large bodies of `old` where they are equal: one copy, and a cheap comparison."""
-    if old is None or (row.sdp is old.sdp and row.xml is old.xml):
+    if old is None or row.ended or (row.sdp is old.sdp and row.xml is old.xml):  # one that has ended has none
         return row
     return replace(row, sdp=old.sdp if row.sdp == old.sdp else row.sdp, xml=old.xml if row.xml == old.xml else row.xml)
 

@@ -362,8 +362,9 @@ def _check_request_line(request: Request) -> None:
 
 
 def _check_essentials(message: Message) -> None:
+    index = message.headers._index
     for key, name in _ONCE:
-        if len(message.headers.all(key)) > 1:
+        if len(index.get(key, ())) > 1:
             raise SipError(f"{name} is there more than once")
     # Reading them is the check; the values stay cached.
     _ = message.via, message.from_, message.to, message.call_id, message.cseq

@@ -138,11 +138,14 @@ class Pump:
         self.endpoint.respond(transaction, 500, now=now)
 
     def _send(self, flow: Flow, data: bytes) -> None:
-        usable = [sender for sender in self._senders if sender.transport == flow.transport and sender.serves(flow)]
-        if usable:
-            max(usable, key=lambda sender: sender.serves(flow)).send(flow, data)
-        else:
+        best, fit = None, 0
+        for sender in self._senders:
+            if sender.transport == flow.transport and (serves := sender.serves(flow)) > fit:
+                best, fit = sender, serves
+        if best is None:
             self.transport_failed(flow)
+        else:
+            best.send(flow, data)
 
     def _rearm(self) -> None:
         """One timer, moved only when it would come too late: an early one finds nothing due and is armed again."""

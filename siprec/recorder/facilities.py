@@ -46,7 +46,7 @@ class Policy:
 
     def folder(self, session_id: str) -> Path:
         """Where the recording of a session lies. Raises ArchiveError for an id that is none of ours."""
-        return self.root / day_of(session_id) / session_id
+        return self.root / f"{day_of(session_id)}/{session_id}"
 
 
 @dataclass(frozen=True, slots=True)

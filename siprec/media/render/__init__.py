@@ -211,5 +211,6 @@ def _labels(spans: Sequence[Span]) -> dict[int, str | None]:
 def _reduced(peaks: NDArray[np.int32]) -> tuple[int, ...]:
     """At most MAX_PEAKS of them, each the largest of as many."""
     group = max(-(-peaks.size // MAX_PEAKS), 1)
-    padded = np.pad(peaks, (0, -peaks.size % group))
+    padded = np.zeros(peaks.size + -peaks.size % group, peaks.dtype)
+    padded[: peaks.size] = peaks
     return tuple(padded.reshape(-1, group).max(axis=1).tolist())

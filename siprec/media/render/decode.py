@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import soundfile
 from G722 import G722
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from siprec.media.pcap import rows
 from siprec.media.render.ogg import mux
-from siprec.media.render.source import Records
+from siprec.media.render.source import Records, distinct
 from siprec.rtp.codecs import LAW, OPUS_RATE, Codec, opus_samples
 
 OPUS_PACKETS = 1000
@@ -40,19 +40,18 @@ def payloads(records: Records, buffers: Buffers) -> NDArray[np.uint8]:
     """The payloads of `records` one after the other; as an (n, length) matrix when all have one length."""
     lengths = records["length"]
     if not records.size or (lengths != lengths[0]).any():
-        return np.frombuffer(b"".join(packets(records, buffers)), np.uint8)
+        return np.frombuffer(bytearray().join(packets(records, buffers)), np.uint8)
     width = int(lengths[0])
     if width == 0:
         return np.zeros((records.size, 0), np.uint8)
-    numbers = np.unique(records["buffer"]).tolist()
+    numbers = distinct(records["buffer"])
     if len(numbers) == 1:
-        rows: NDArray[np.uint8] = sliding_window_view(buffers[numbers[0]], width)[records["offset"]]
-        return rows
-    rows = np.empty((records.size, width), np.uint8)
+        return rows(buffers[numbers[0]], records["offset"], width)
+    found = np.empty((records.size, width), np.uint8)
     for number in numbers:
         mine = records["buffer"] == number
-        rows[mine] = sliding_window_view(buffers[number], width)[records["offset"][mine]]
-    return rows
+        found[mine] = rows(buffers[number], records["offset"][mine], width)
+    return found
 
 
 def packets(records: Records, buffers: Buffers) -> Iterator[bytes]:
@@ -77,7 +76,7 @@ def ticks(records: Records, buffers: Buffers, codec: Codec) -> NDArray[np.int64]
 
 def _opus_ticks(records: Records, buffers: Buffers) -> NDArray[np.int64]:
     result = np.zeros(records.size, np.int64)
-    for number in np.unique(records["buffer"]).tolist():
+    for number in distinct(records["buffer"]):
         mine = np.flatnonzero((records["buffer"] == number) & (records["length"] > 0))
         data, offset, length = buffers[number], records["offset"][mine], records["length"][mine].astype(np.int64)
         second = data[offset + (length > 1)]
@@ -153,7 +152,7 @@ class OpusDecoder:
     def decode(self, records: Records, buffers: Buffers) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         counts = np.where(records["length"] < _LARGEST_OGG_PACKET, _opus_ticks(records, buffers), 0)
         good = np.flatnonzero(counts)
-        all_packets = list(packets(records[good], buffers))
+        all_packets = list(packets(records.take(good), buffers))
         pairs = list(zip(all_packets, counts[good].tolist(), strict=True))
         samples = []
         for start in range(0, len(pairs), OPUS_PACKETS):

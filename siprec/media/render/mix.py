@@ -14,7 +14,7 @@ from siprec.media.render.meter import Meter
 from siprec.media.render.order import Ordered
 from siprec.media.render.plane import CHUNK_SECONDS, Plane, Samples
 from siprec.media.render.scan import MAX_LAYERS
-from siprec.media.render.source import FOREVER, Records
+from siprec.media.render.source import FOREVER, Records, deltas, distinct, groups
 from siprec.media.render.timeline import DRIFT_NS, Anchor, find
 from siprec.rtp.codecs import LAW, LAW_SILENCE, Codec
 
@@ -63,15 +63,11 @@ class Mixer:
         timeline = self._anchors.get(place)
         if not timeline:
             return
-        numbers = np.unique(records["codec"]).tolist()
-        for number in numbers:
-            codec = self._codecs[number]
-            if not codec.audible:
-                continue
-            mine = records["open"] if len(numbers) == 1 else records["open"] & (records["codec"] == number)
-            chosen = records if mine.all() else records[mine]
-            if chosen.size:
-                self._place_codec(place, number, chosen, buffers=buffers)
+        for number, mine in groups(records, "codec"):
+            if self._codecs[number].audible:
+                heard = mine if mine["open"].all() else mine.compress(mine["open"])
+                if heard.size:
+                    self._place_codec(place, number, heard, buffers=buffers)
 
     def _place_codec(self, place: Place, number: int, records: Records, *, buffers: Buffers) -> None:
         codec = self._codecs[number]
@@ -97,15 +93,17 @@ class Mixer:
         """Has the meter count what came between the recording's start and its end: no more is to be heard."""
         since = records["arrival"] - self._origin_ns
         due = (since >= 0) & (since < self._frames * 10**9 // self._rate)
-        again = np.diff(records["media"], prepend=records["media"][0] - 1) <= 0
+        again = deltas(records["media"], records["media"][0] - 1) <= 0
+        if not due.all():
+            records, positions, counts, again = records.compress(due), positions[due], counts[due], again[due]
         self.meter.count(
             channel,
-            positions[due],
-            counts[due],
+            positions,
+            counts,
             rate=rate,
             frames=self._frames * rate // self._rate,
-            again=again[due],
-            broken=int(np.count_nonzero(due & (counts == 0) & (records["length"] > 0))),
+            again=again,
+            broken=0 if counts.all() else int(np.count_nonzero((counts == 0) & (records["length"] > 0))),
         )
 
     def _positions(self, place: Place, records: Records, rate: int, *, samples: Samples,
@@ -113,7 +111,7 @@ class Mixer:
         timeline = self._anchors[place]
         which = find(timeline, records["sequence"])
         positions = np.empty(records.size, np.int64)
-        for number in np.unique(which).tolist():
+        for number in distinct(which):
             anchor = timeline[number]
             mine = which == number if len(timeline) > 1 else slice(None)
             media = records["media"][mine]
@@ -179,14 +177,14 @@ class Mixer:
             self._next += 1
 
     def _block(self, frames: int) -> Samples:
-        if self._native:
-            block: Samples = np.full((frames, self._channels), LAW_SILENCE[self._native], np.uint8)
-        else:
-            block = np.zeros((frames, self._channels), np.int16)
+        block: Samples = np.empty((frames, self._channels), np.uint8 if self._native else np.int16)
+        silence = LAW_SILENCE[self._native] if self._native else 0
         for channel, planes in enumerate(self._planes):
             samples = self._samples(planes)
             linear = None
-            if samples is not None:
+            if samples is None:
+                block[:, channel] = silence
+            else:
                 block[:, channel] = samples[:frames]
                 linear = LAW[self._native].take(samples[:frames]) if self._native else samples[:frames]
             self.meter.add(channel, linear, frames, self._rate)

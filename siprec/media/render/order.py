@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from siprec.media.render.source import FOREVER, RECORD, Records, SenderReport, Source, Stretch
+from siprec.media.render.source import FOREVER, RECORD, Records, SenderReport, Source, Stretch, distinct
 from siprec.media.render.still import Still
 from siprec.rtp.sequence import MAX_DROPOUT, unwrap16, unwrap32
 
@@ -70,8 +70,7 @@ class Line:
     def take(self, table: Records, until_ns: int) -> Records:
         """Adds packets in order of arrival; returns those that are now in order, without duplicates."""
         if table.size:
-            self._unwrap(table)
-            self._mark_late(table)
+            self._mark_late(table, rising=self._unwrap(table))
             table = np.concatenate([self.held, table]) if self.held.size else table
         else:
             table = self.held
@@ -83,13 +82,15 @@ class Line:
         self.held = table[count:].copy()
         return self._release(table[:count])
 
-    def _unwrap(self, table: Records) -> None:
+    def _unwrap(self, table: Records) -> bool:
+        """Makes numbers that do not wrap; whether each is above all before it."""
         raw = table["sequence"].astype(np.uint16)
         last = self.last_arrived[0] if self.last_arrived else None
         extended = unwrap16(raw, last=last)
         ticks = table["media"].astype(np.uint32)
-        steps = np.diff(extended, prepend=extended[0] if last is None else last)
-        if (steps <= 0).any():
+        rising = int(extended[0]) > self.highest and bool((extended[1:] > extended[:-1]).all())
+        if not rising:
+            steps = np.diff(extended, prepend=extended[0] if last is None else last)
             before = np.uint32(ticks[0] if self.last_arrived is None else self.last_arrived[1])
             ahead = np.diff(ticks, prepend=before).view(np.int32)
             anew = (
@@ -102,6 +103,7 @@ class Line:
         table["sequence"] = extended
         self.highest = max(self.highest, int(extended.max()))
         self.last_arrived = (int(extended[-1]), int(ticks[-1]))
+        return rising
 
     def _restart(self, extended: NDArray[np.int64], starts: list[int]) -> None:
         """Moves what comes from each of `starts` on above all that came before."""
@@ -112,9 +114,12 @@ class Line:
             extended[start:end] += top + RESTART - int(extended[start])
             top, done = max(top, int(extended[start:end].max())), end
 
-    def _mark_late(self, table: Records) -> None:
+    def _mark_late(self, table: Records, *, rising: bool) -> None:
         """Marks what comes after a later one, seen by the recorder that took it."""
-        parts = np.unique(table["part"]).tolist()
+        parts = distinct(table["part"])
+        if rising and len(parts) == 1:
+            self.tops[parts[0]] = int(table["sequence"][-1])
+            return
         for part in parts:
             mine = table["part"] == part if len(parts) > 1 else slice(None)
             sequence = table["sequence"][mine]
@@ -125,17 +130,16 @@ class Line:
 
     def _distinct(self, table: Records) -> Records:
         sequence = table["sequence"]
-        if (np.diff(sequence) > 0).all():
+        if (sequence[1:] > sequence[:-1]).all():
             return table
-        table = table[np.argsort(sequence, kind="stable")]
+        table = table.take(np.argsort(sequence, kind="stable"))
         again = np.diff(table["sequence"], prepend=table["sequence"][0] - 1) == 0
         if not again.any():
             return table
         self.repeated += int(np.count_nonzero(again & (np.diff(table["media"], prepend=table["media"][0]) != 0)))
         copies = np.sort(table["sequence"] * (1 << 16) + table["part"])
         self.duplicate += int(np.count_nonzero(np.diff(copies) == 0))
-        distinct: Records = table[~again]
-        return distinct
+        return table.compress(~again)
 
     def _release(self, table: Records) -> Records:
         if self.released_top is not None and table.size and table["sequence"][0] <= self.released_top:
@@ -144,12 +148,13 @@ class Line:
             return table
         sequence = table["sequence"]
         top = int(sequence[0]) - 1 if self.released_top is None else self.released_top
-        steps = np.diff(sequence[sequence > top], prepend=top)
-        self.lost += int((steps[(steps > 1) & (steps <= MAX_DROPOUT)] - 1).sum())
+        if int(sequence[-1]) - top != sequence.size or int(sequence[0]) <= top:  # else each number is there
+            steps = np.diff(sequence[sequence > top], prepend=top)
+            self.lost += int((steps[(steps > 1) & (steps <= MAX_DROPOUT)] - 1).sum())
         self.packets += table.size
         self.reordered += int(np.count_nonzero(table["late"]))
         self.released_top = max(int(sequence[-1]), top)
-        self.recent = np.concatenate([self.recent, sequence])[-RECENT:]
+        self.recent = np.concatenate([self.recent, sequence[-RECENT:]])[-RECENT:]
         media = unwrap32(table["media"].astype(np.uint32), last=self.last_media)
         table["media"] = media
         self.last_media = int(media[-1])
@@ -165,7 +170,7 @@ class Line:
             self.repeated += int(np.count_nonzero(known & (ahead > 0)))
         found = np.count_nonzero(behind & ~known)
         self.lost = max(self.lost - int(found), 0)  # those from before the first packet were never thought lost
-        return table[~known]
+        return table.compress(~known)
 
 
 class Order:
@@ -185,8 +190,11 @@ class Order:
         """What is in order now, by line."""
         arrived: dict[tuple[int, int], Records] = {}
         for channel, table in stretch.channels.items():
-            ssrcs, first = np.unique(table["ssrc"], return_index=True)
-            for ssrc in ssrcs[np.argsort(first)].tolist():
+            ssrcs = distinct(table["ssrc"])
+            if len(ssrcs) > 1:  # in the order they appeared
+                _, first = np.unique(table["ssrc"], return_index=True)
+                ssrcs = table["ssrc"][np.sort(first)].tolist()
+            for ssrc in ssrcs:
                 packets = table[table["ssrc"] == ssrc] if len(ssrcs) > 1 else table
                 if (line := self._line(channel, ssrc)) is not None:
                     arrived[(line.channel, line.ssrc)] = packets
@@ -227,5 +235,5 @@ def ordered(source: Source, order: Order) -> Iterator[Ordered]:
         for line, table in lines:
             line.still.steady(table, source.codecs, buffers)
         yield Ordered(stretch.until_ns, lines, stretch.reports, buffers)
-        used = {int(number) for line in order.lines.values() for number in np.unique(line.held["buffer"])}
+        used = {number for line in order.lines.values() for number in distinct(line.held["buffer"])}
         buffers = {number: data for number, data in buffers.items() if number in used}

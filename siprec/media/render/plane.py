@@ -39,7 +39,10 @@ class Plane:
         self._tail: NDArray[np.float32] = np.zeros(HALF_TAPS, np.float32)
 
     def place(self, position: int, samples: Samples) -> None:
-        """Lays `samples` down from `position` on; what lies outside of the time line is cut off."""
+        """Lays `samples` down from `position` on; what lies outside of the time line is cut off.
+
+        They are this plane's from now on: a chunk that they fill is made of them, not copied.
+        """
         begin = self._done * self._chunk
         if position < begin:
             samples, position = samples[begin - position :], begin
@@ -47,11 +50,13 @@ class Plane:
         while samples.size:
             number, within = divmod(position, self._chunk)
             room = self._chunk - within
-            chunk = self._chunks.get(number)
-            if chunk is None:
-                chunk = self._chunks[number] = np.full(self._chunk, self._silence, self._dtype)
             piece = samples[:room]
-            chunk[within : within + piece.size] = piece
+            if piece.size == self._chunk:
+                self._chunks[number] = piece
+            else:
+                if number not in self._chunks:
+                    self._chunks[number] = np.full(self._chunk, self._silence, self._dtype)
+                self._chunks[number][within : within + piece.size] = piece
             samples, position = samples[room:], position + piece.size
 
     def skip(self, number: int) -> None:

@@ -15,7 +15,7 @@ from siprec.media.render.clock import StepUndo
 from siprec.media.render.decode import Buffers, packets, ticks
 from siprec.media.render.gaps import Hole, Span
 from siprec.media.render.order import LOWEST, Line, Order, Ordered, ordered
-from siprec.media.render.source import FOREVER, Records, Source
+from siprec.media.render.source import FOREVER, Records, Source, distinct, groups
 from siprec.media.render.timeline import MAX_PIECES, Anchor, LineTimeline, anchors, find
 from siprec.rtp.codecs import Codec
 from siprec.rtp.dtmf import MAX_EVENTS, Collector, duration
@@ -193,29 +193,37 @@ class Scan:
             scan = self._lines[(line.channel, line.ssrc)] = _LineScan(
                 LineTimeline(line, self._budget), Collector(self._key_room)
             )
-        numbers = np.unique(records["codec"]).tolist()
+        numbers = distinct(records["codec"])
         lasts = np.zeros(records.size, np.int64)
         clocks = np.zeros(records.size, np.int64)
         timed = np.ones(records.size, np.bool_)
         for number in numbers:
             codec = self.source.codecs[number]
-            mine = records["codec"] == number if len(numbers) > 1 else np.ones(records.size, np.bool_)
+            every = len(numbers) == 1
+            chosen = records if every else records.compress(records["codec"] == number)
+            mine = slice(None) if every else records["codec"] == number
             clocks[mine] = codec.clock_rate
             if codec.kind == "event":
-                timed &= ~mine
-                lasts[mine] = self._collect(scan, records[mine], buffers)
+                timed[mine] = False
+                lasts[mine] = self._collect(scan, chosen, buffers)
             else:
-                lasts[mine] = ticks(records[mine], buffers, codec)
-        self._account(line.channel, scan, records, numbers)
+                lasts[mine] = ticks(chosen, buffers, codec)
+        self._account(line.channel, scan, records)
         self._note_part_ends(records, lasts, clocks)
         # what comes behind the horizon is placed, but tells nothing: the line has been measured past it
-        fresh = records["sequence"] > (scan.holes.last[0] if scan.holes.last else LOWEST)
-        if not fresh.all():
-            records, lasts, clocks, timed = records[fresh], lasts[fresh], clocks[fresh], timed[fresh]
+        known = scan.holes.last[0] if scan.holes.last else LOWEST
+        if int(records["sequence"][0]) <= known:
+            fresh = records["sequence"] > known
+            records, lasts, clocks, timed = records.compress(fresh), lasts[fresh], clocks[fresh], timed[fresh]
         if not records.size:
             return
-        self._note_times(scan.timeline, records[timed], self._clocks(scan, numbers, clocks[timed]))
-        self._note_holes(scan, records, lasts, timed, clocks)
+        timely = timed.all()
+        self._note_times(
+            scan.timeline,
+            records if timely else records.compress(timed),
+            self._clocks(scan, numbers, clocks if timely else clocks[timed]),
+        )
+        self._note_holes(scan, records, lasts=lasts, timed=timed, clocks=clocks)
 
     def _clocks(self, scan: _LineScan, numbers: list[int], clocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Comfort noise counts by the clock of the audio around it, whatever its own rtpmap says."""
@@ -223,14 +231,14 @@ class Scan:
         audio = [self.source.codecs[number].clock_rate for number in numbers if number not in noise
                  and self.source.codecs[number].kind != "event"]  # fmt: skip
         if noise and len(set(audio)) <= 1:
-            clocks[:] = audio[0] if audio else scan.timeline.clock or clocks[:1]
+            return np.full_like(clocks, audio[0] if audio else scan.timeline.clock or clocks[:1])
         return clocks
 
     def _note_times(self, timeline: LineTimeline, records: Records, clocks: NDArray[np.int64]) -> None:
         if not records.size:
             return
         arrival = (records["arrival"] - self.origin_ns).astype(np.float64)
-        edges = [0, *(np.flatnonzero(np.diff(clocks)) + 1).tolist(), records.size]
+        edges = [0, *(np.flatnonzero(clocks[1:] != clocks[:-1]) + 1).tolist(), records.size]
         for start, end in pairwise(edges):
             timeline.add(
                 records["sequence"][start:end],
@@ -249,44 +257,39 @@ class Scan:
                 scan.keys.feed(media, payload, sequence=sequence)
         return lasts
 
-    def _account(self, channel: int, scan: _LineScan, records: Records, numbers: list[int]) -> None:
+    def _account(self, channel: int, scan: _LineScan, records: Records) -> None:
         account = self.channels.setdefault(channel, ChannelScan())
-        for number in numbers:
-            mine = records["codec"] == number
-            account.codecs[number] += int(np.count_nonzero(mine))
-            mine &= records["open"]
-            if mine.any():
+        for number, mine in groups(records, "codec"):
+            account.codecs[number] += mine.size
+            heard = mine if mine["open"].all() else mine.compress(mine["open"])
+            if heard.size:
                 account.heard.add(number)
                 if self.source.codecs[number].audible:
-                    self._note_spoken(scan, records[mine])
+                    self._note_spoken(scan, heard)
         first, last = int(records["arrival"].min()), int(records["arrival"].max())
         account.first_ns = first if account.first_ns is None else min(account.first_ns, first)
         account.last_ns = last if account.last_ns is None else max(account.last_ns, last)
 
     def _note_spoken(self, scan: _LineScan, records: Records) -> None:
-        for part in np.unique(records["part"]).tolist():
-            arrival = records["arrival"][records["part"] == part]
+        for part, mine in groups(records, "part"):
             first, last = scan.spoke.get(part, (FOREVER, -FOREVER))
-            scan.spoke[part] = min(first, int(arrival.min())), max(last, int(arrival.max()))
+            scan.spoke[part] = min(first, int(mine["arrival"].min())), max(last, int(mine["arrival"].max()))
 
-    def _note_holes(
-        self,
-        scan: _LineScan,
-        records: Records,
-        lasts: NDArray[np.int64],
-        timed: NDArray[np.bool_],
-        clocks: NDArray[np.int64],
-    ) -> None:
-        last = scan.holes.last
+    def _note_holes(self, scan: _LineScan, records: Records, *, lasts: NDArray[np.int64], timed: NDArray[np.bool_],
+                    clocks: NDArray[np.int64]) -> None:  # fmt: skip
         sequence, media, arrival = records["sequence"], records["media"], records["arrival"]
-        before = np.concatenate([[last[0] if last else sequence[0] - 1], sequence[:-1]])
-        ends = np.concatenate([[last[1] + last[2] if last else media[0]], media[:-1] + lasts[:-1]])
-        left = np.concatenate([[last[3] if last else arrival[0]], arrival[:-1]])
+        last = scan.holes.last or (int(sequence[0]) - 1, int(media[0]), 0, int(arrival[0]))
         scan.holes.last = (int(sequence[-1]), int(media[-1]), int(lasts[-1]), int(arrival[-1]))
-        audio = np.flatnonzero(timed & (lasts > 0))
-        if audio.size:
-            scan.usual = int(lasts[audio[-1]])
-            scan.usual_ns = scan.usual * 10**9 // int(clocks[audio[-1]] or 1)
+        audio = timed & (lasts > 0)
+        if audio.any():
+            latest = audio.size - 1 - int(audio[::-1].argmax())
+            scan.usual = int(lasts[latest])
+            scan.usual_ns = scan.usual * 10**9 // int(clocks[latest] or 1)
+        if scan.holes.last[0] - last[0] == sequence.size:  # each number is there
+            return
+        before = np.concatenate([[last[0]], sequence[:-1]])
+        ends = np.concatenate([[last[1] + last[2]], media[:-1] + lasts[:-1]])
+        left = np.concatenate([[last[3]], arrival[:-1]])
         steps = sequence - before
         holes = np.flatnonzero((steps > 1) & (steps <= MAX_DROPOUT))
         if not holes.size:
@@ -305,8 +308,9 @@ class Scan:
     def _note_part_ends(self, records: Records, lasts: NDArray[np.int64], clocks: NDArray[np.int64]) -> None:
         # an event's duration says when it began, not how long its packet lasts
         ends = records["arrival"] + np.minimum(lasts * 10**9 // np.maximum(clocks, 1), 120_000_000)
-        for part in np.unique(records["part"]).tolist():
-            end = int(ends[records["part"] == part].max())
+        parts = distinct(records["part"])
+        for part in parts:
+            end = int((ends if len(parts) == 1 else ends[records["part"] == part]).max())
             self._part_ends[part] = max(self._part_ends.get(part, 0), end)
 
     def _holes(self, channel: int, timeline: list[Anchor], holes: _Holes) -> Iterator[Hole]:

@@ -11,15 +11,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from siprec.errors import RenderError
 from siprec.media import part as parts_file
 from siprec.media.part import HEARD, Part, PartStream, PayloadFormat
-from siprec.media.pcap import Batch, PcapReader
+from siprec.media.pcap import Batch, PcapReader, rows
 from siprec.media.render.clock import StepUndo
 from siprec.rtp import packets as rtp
 from siprec.rtp.codecs import Codec, codec, static_codec
@@ -58,12 +58,37 @@ RECORD = np.dtype(
         ("codec", "i2"),
         ("open", "?"),  # its stream was to be heard when it arrived
         ("late", "?"),  # a later one was there before it
-    ]
+    ],
+    align=True,
 )
-"""One RTP packet: a row of the tables that are passed from step to step."""
+"""One RTP packet: a row of the tables that are passed from step to step.
+
+Rows are chosen by `take` and `compress`: indexing a table of records with an array takes ten times as long.
+"""
 
 Records = NDArray[np.void]
 FOREVER = 2**62
+
+
+def distinct(column: NDArray[np.integer]) -> list[int]:
+    """The values of a column in ascending order; most columns of a call hold but one, which is seen at a glance."""
+    values: list[int] = (column[:1] if (column == column[:1]).all() else np.unique(column)).tolist()
+    return values
+
+
+def groups(records: Records, name: str) -> Iterator[tuple[int, Records]]:
+    """The rows of each value of a column, ascending; all of them as they are when there is but one value."""
+    values = distinct(records[name])
+    for value in values:
+        yield value, records if len(values) == 1 else records.compress(records[name] == value)
+
+
+def deltas(column: NDArray[Any], before: float) -> NDArray[Any]:
+    """What each value has more than the one before it, the first more than `before`; a fifth of np.diff's cost."""
+    result = np.empty(column.size, column.dtype)
+    result[:1] = column[:1] - before
+    np.subtract(column[1:], column[:-1], out=result[1:])
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +196,8 @@ class _Waiting:
             }
             yield Stretch(until, channels, self.reports, dict(self.buffers))
             self.reports = []
-            used = {int(number) for tables in self.packets.values() for each in tables
-                    for number in np.unique(each["buffer"])}  # fmt: skip
+            tables = [each for several in self.packets.values() for each in several]
+            used = {number for each in tables for number in distinct(each["buffer"])}
             self.buffers = {number: data for number, data in self.buffers.items() if number in used}
 
     def _first(self) -> int:
@@ -180,14 +205,16 @@ class _Waiting:
 
     def _take(self, channel: int, until: int) -> Records:
         tables = self.packets[channel]
-        several = len(np.unique([each["part"][0] for each in tables])) > 1
+        several = len({int(each["part"][0]) for each in tables}) > 1
         table = np.concatenate(tables) if len(tables) > 1 else (tables[0] if tables else np.empty(0, RECORD))
         if several:  # one part's packets stay in the order of its file, which is the kernel's
-            table = table[np.argsort(table["arrival"], kind="stable")]
+            table = table.take(np.argsort(table["arrival"], kind="stable"))
         now = table["arrival"] < until
-        rest = table[~now] if not now.all() else table[:0]
-        self.packets[channel] = [rest] if rest.size else []
-        return table[now] if rest.size else table
+        if now.all():
+            self.packets[channel] = []
+            return table
+        self.packets[channel] = [table.compress(~now)]
+        return table.compress(now)
 
 
 class _PartReader:
@@ -214,35 +241,51 @@ class _PartReader:
         if batch is None:
             self.finished = True
             return
-        buffer = waiting.keep(batch.data)
         arrival = self._arrivals(batch)
+        packets = _Packets(batch, arrival)
+        packets.table["part"], packets.table["buffer"] = self._number, waiting.keep(batch.data)
         for stream in self._streams:
             mine = stream.mine(batch.port, arrival)
             if stream.channel >= MAX_CHANNELS:
-                self._source.beyond += int(mine.size)
+                self._source.beyond += int(np.count_nonzero(mine))
                 continue
-            if mine.size:
-                table = stream.table(batch, arrival, mine)
-                table["part"], table["buffer"] = self._number, buffer
-                if table.size:
-                    self._source.heard.add((stream.channel, stream.label))
-                    waiting.packets[stream.channel].append(table)
-            waiting.reports.extend(stream.reports(batch, arrival))
+            table = stream.table(packets, mine)
+            if table.size:
+                self._source.heard.add((stream.channel, stream.label))
+                waiting.packets[stream.channel].append(table)
+            waiting.reports.extend(stream.reports(packets))
         self.frontier = max(self.frontier, int(arrival[-1]) - SLACK_NS)
 
     def _arrivals(self, batch: Batch) -> NDArray[np.int64]:
         if not self._undo.stepped:
             return batch.time_ns
         arrival = batch.time_ns.copy()
-        for port in np.unique(batch.port):
+        for port in distinct(batch.port):
             mine = batch.port == port
-            arrival[mine] = self._undo.undo(batch.time_ns[mine], int(port))
+            arrival[mine] = self._undo.undo(batch.time_ns[mine], port)
         return arrival
 
 
 _SR_BYTES = 20
 _SR = 200
 _NTP_EPOCH_SECONDS = 2_208_988_800  # 1900 to 1970 (RFC 3550 section 4)
+
+
+class _Packets:
+    """A batch looked into: `table` has a row for each datagram, of which those that are `valid` RTP count."""
+
+    def __init__(self, batch: Batch, arrival: NDArray[np.int64]) -> None:
+        self.batch, self.arrival = batch, arrival
+        # what ends with the buffer is seen through a window further back: it is too short to be RTP
+        window = np.minimum(batch.offset, batch.data.size - rtp.FIXED_HEADER)
+        heads = rows(batch.data, window, rtp.FIXED_HEADER)
+        headers = rtp.parse_heads(heads, batch.data, batch.offset, batch.length)
+        self.valid, self.payload_type = headers.valid, headers.payload_type
+        self.table = table = np.zeros(arrival.size, RECORD)
+        table["arrival"] = arrival
+        table["sequence"], table["media"], table["ssrc"] = headers.sequence, headers.timestamp, headers.ssrc
+        table["offset"], table["length"] = headers.payload_offset, headers.payload_length
+        self.sender_reports = np.flatnonzero((heads[:, 1] == _SR) & (batch.length >= _SR_BYTES))
 
 
 class _StreamReader:
@@ -259,30 +302,30 @@ class _StreamReader:
         self._closed = int(self._since[-1]) if stream.phases and stream.phases[-1].mode == "closed" else FOREVER
         self._codec_of: dict[tuple[int, int], int] = {}
 
-    def mine(self, port: NDArray[np.uint16], arrival: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Which packets came to this stream's port while it was this stream's."""
-        mine = port == self._port
+    def mine(self, port: NDArray[np.uint16], arrival: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which datagrams came to this stream's port while it was this stream's."""
+        mine: NDArray[np.bool_] = port == self._port
         if self._closed < FOREVER:  # a port may serve another stream after its rest
             mine &= arrival < self._closed + SLACK_NS
         if self._since.size:
             mine &= arrival >= self._since[0] - EARLY_NS
-        return np.flatnonzero(mine)
+        return mine
 
-    def table(self, batch: Batch, arrival: NDArray[np.int64], mine: NDArray[np.intp]) -> Records:
+    def table(self, packets: _Packets, mine: NDArray[np.bool_]) -> Records:
         """The valid RTP packets among `mine`."""
-        headers = rtp.parse(batch.data, batch.offset[mine], batch.length[mine])
-        table = np.zeros(mine.size, RECORD)
-        table["arrival"] = arrival[mine]
-        table["sequence"], table["media"], table["ssrc"] = headers.sequence, headers.timestamp, headers.ssrc
-        table["offset"], table["length"] = headers.payload_offset, headers.payload_length
-        if self._since.size:
+        chosen = np.flatnonzero(mine & packets.valid)
+        table = packets.table.take(chosen)
+        kinds = packets.payload_type[chosen].astype(np.int64)
+        if len(self._since) > 1:
             phase = np.maximum(np.searchsorted(self._since, table["arrival"], side="right") - 1, 0)
             table["open"] = self._open[phase]
-        else:
-            phase = np.zeros(mine.size, np.intp)
-        kinds, which = np.unique(phase * 128 + headers.payload_type, return_inverse=True)
-        table["codec"] = np.array([self._codec(*divmod(int(each), 128)) for each in kinds], np.int16)[which]
-        return table if headers.valid.all() else table[headers.valid]
+            kinds += phase * 128
+        elif len(self._since):
+            table["open"] = self._open[0]
+        known = distinct(kinds)
+        codecs = [self._codec(*divmod(each, 128)) for each in known]
+        table["codec"] = codecs[0] if len(known) == 1 else np.array(codecs, np.int16)[np.searchsorted(known, kinds)]
+        return table
 
     def _codec(self, phase: int, payload_type: int) -> int:
         """By the phase's own formats, else by another phase's (a packet may cross a re-INVITE), else static."""
@@ -300,16 +343,16 @@ class _StreamReader:
             self._codec_of[place] = self._source.number(found)
         return self._codec_of[place]
 
-    def reports(self, batch: Batch, arrival: NDArray[np.int64]) -> Iterator[SenderReport]:
+    def reports(self, packets: _Packets) -> Iterator[SenderReport]:
         """The sender reports that head RTCP packets (RFC 3550 section 6.4.1), on either port (RFC 5761)."""
-        ours = (batch.port == self._rtcp_port) | (batch.port == self._port)
-        if self._closed < FOREVER:
-            ours &= arrival < self._closed + SLACK_NS
-        candidates = np.flatnonzero(ours & (batch.length >= _SR_BYTES))
-        candidates = candidates[batch.data[batch.offset[candidates] + 1] == _SR]
+        batch, candidates = packets.batch, packets.sender_reports
         if not candidates.size:
             return
-        heads = sliding_window_view(batch.data, _SR_BYTES)[batch.offset[candidates]]
+        port = batch.port[candidates]
+        ours = (port == self._rtcp_port) | (port == self._port)
+        if self._closed < FOREVER:
+            ours &= packets.arrival[candidates] < self._closed + SLACK_NS
+        heads = rows(batch.data, batch.offset[candidates[ours]], _SR_BYTES)
         words = heads.view(">u4")
         for row in words[heads[:, 0] >> 6 == 2].tolist():
             ntp_ns = (row[2] - _NTP_EPOCH_SECONDS) * 10**9 + (row[3] * 10**9 >> 32)

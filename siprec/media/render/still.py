@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media.render.decode import Buffers, ticks
-from siprec.media.render.source import Records
+from siprec.media.render.source import Records, distinct
 from siprec.rtp.codecs import Codec
 
 PACE = 0.5
@@ -43,12 +43,12 @@ class Still:
         """Moves those of `records` that stood still, and what comes after where the sender's clock has lost time."""
         fresh = self._last is None or int(records["sequence"][0]) > self._last[0]
         before = self._last if self._last is not None and fresh else (int(records["sequence"][0]) - 1, -1, 0)
-        equal = np.diff(records["media"], prepend=before[1]) == 0
-        if equal.any() or self._run or not fresh:
+        media = records["media"]
+        if int(media[0]) == before[1] or (media[1:] == media[:-1]).any() or self._run or not fresh:
             self._follow(records, _ticks(records, codecs, buffers), codecs)
             return
         last = records[-1:]
-        self._last = (int(last["sequence"][0]), int(last["media"][0]), int(_ticks(last, codecs, buffers)[0]))
+        self._last = (int(last["sequence"][0]), int(media[-1]), int(_ticks(last, codecs, buffers)[0]))
         self._since = int(last["arrival"][0])
         if self._behind:
             records["media"] += self._behind
@@ -84,8 +84,11 @@ class Still:
 
 def _ticks(records: Records, codecs: Sequence[Codec], buffers: Buffers) -> NDArray[np.int64]:
     """How long each packet's audio lasts by its RTP clock; 0 for what is no audio."""
+    numbers = distinct(records["codec"])
+    if len(numbers) == 1:
+        return ticks(records, buffers, codecs[numbers[0]])
     result = np.zeros(records.size, np.int64)
-    for number in np.unique(records["codec"]).tolist():
+    for number in numbers:
         mine = records["codec"] == number
-        result[mine] = ticks(records[mine], buffers, codecs[number])
+        result[mine] = ticks(records.compress(mine), buffers, codecs[number])
     return result

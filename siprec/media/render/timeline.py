@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siprec.media.render.order import Line
-from siprec.media.render.source import SenderReport
+from siprec.media.render.source import SenderReport, deltas
 
 BIN_NS = 2_000_000_000
 """One minimum of the envelope for this much of arrival time: what a counter that runs wild can be off."""
@@ -168,14 +168,14 @@ class LineTimeline:
 
     def _cuts(self, arrival: NDArray[np.float64], time: NDArray[np.float64], delay: NDArray[np.float64]) -> list[int]:
         """Where media time jumped by itself, or arrival did and did not come back."""
-        steps = np.diff(delay, prepend=delay[0] if self._last is None else self._last[0] - self._last[1])
-        size = np.abs(steps)
+        size = np.abs(deltas(delay, delay[0] if self._last is None else self._last[0] - self._last[1]))
         sharp = size > JUMP_NS
-        self.difference_ns += float(size[~sharp].sum())
-        self.differences += int(size.size - np.count_nonzero(sharp))
-        if not sharp.any():
+        even = size[~sharp] if sharp.any() else size
+        self.difference_ns += float(even.sum())
+        self.differences += even.size
+        if even is size:
             return []
-        media_step = np.abs(np.diff(time, prepend=time[0] if self._last is None else self._last[1]))
+        media_step = np.abs(deltas(time, time[0] if self._last is None else self._last[1]))
         return [
             index
             for index in np.flatnonzero(sharp).tolist()
@@ -194,8 +194,8 @@ class LineTimeline:
         return self.pieces[-1].bins[-1][1] if self.pieces[-1].bins else 0.0
 
     def _bins(self, sequence: NDArray[np.int64], arrival: NDArray[np.float64], delay: NDArray[np.float64]) -> None:
-        numbers = np.maximum.accumulate((arrival // BIN_NS).astype(np.int64))
-        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
+        numbers = np.maximum.accumulate(arrival.astype(np.int64) // BIN_NS)
+        starts = np.flatnonzero(deltas(numbers, numbers[0] - 1))
         least = np.minimum.reduceat(delay, starts).tolist()
         for start, number, low in zip(starts.tolist(), numbers[starts].tolist(), least, strict=True):
             if self._bin is not None and number <= self._bin[0]:

@@ -47,6 +47,24 @@ def rounded(rendering: Rendering) -> list[tuple[float, float, str]]:
     return [(round(gap.start, 6), round(gap.length, 6), gap.cause) for gap in rendering.report.gaps]
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_what_fills_a_block_can_be_laid_over(tmp_path: Path, native: bool) -> None:
+    sender = Sender()
+    sent = []
+    for size in (160, 80) * 850:  # 25 s: the second ten of them in one piece, of packets that are not of one length
+        sender.ticks, sender.pace_ns = size, size * 125_000
+        sent += sender.send([b"\x10" * size])
+    back = next(index for index, each in enumerate(sent) if each.at > 20 * SECOND)
+    sent[back] = replace(sent[back], timestamp=sent[back].timestamp - 3200, payload=b"\x90" * len(sent[back].payload))
+    rendering = rendered(tmp_path, sent, Folder(end=25 * SECOND))
+    heard = np.concatenate(list(rendering.blocks(native=native)))[:, 0]
+    there = round((sent[back].at - 400_000_000) / 125_000)
+    wanted = np.full(25 * 8000, 0x10, np.uint8)
+    wanted[there : there + len(sent[back].payload)] = 0x90
+    wanted[there + 3200 : there + 3200 + len(sent[back].payload)] = 0xFF
+    assert (heard == (wanted if native else np.where(wanted == 0xFF, 0, MU[wanted]))).all()
+
+
 def test_an_undisturbed_call_is_copied(tmp_path: Path) -> None:
     codes = noise(500)
     rendering = rendered(tmp_path, Sender().send(payloads(codes)))

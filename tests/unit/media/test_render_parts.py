@@ -400,7 +400,7 @@ def test_whatever_the_counters_say_the_file_has_its_length(tmp_path_factory: pyt
     rendering = render([Folder(end=SECOND).write(path, sent)])
     early_ns = START - rendering.start_ns
     assert 0 <= early_ns <= EARLY_LIMIT_NS
-    assert len(audio(rendering)) == rendering.frames == (SECOND + early_ns) * rendering.rate // SECOND
+    assert len(audio(rendering)) == rendering.frames == round((SECOND + early_ns) * rendering.rate / SECOND)
     counted = rendering.report.channels[0]
     assert counted.packets + counted.duplicate == len(sent)
     assert counted.lost >= 0

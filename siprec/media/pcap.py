@@ -7,6 +7,7 @@ Source is the real sender, destination our port: the destination port tells the 
 from __future__ import annotations
 
 import ipaddress
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,9 +136,10 @@ class PcapReader:
         Raises RenderError when the file cannot be opened or read.
         """
         self.cut, self.problem, self.skipped = False, None, 0
-        max_bytes = max(max_bytes, RECORD_HEADER + MAX_RECORD)
         try:
             with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size  # no more is asked for: the memory for it would be got anew
+                max_bytes = max(min(max_bytes, size), RECORD_HEADER + MAX_RECORD)
                 tick_ns = self._file_header(file.read(FILE_HEADER))
                 place, rest = FILE_HEADER, b""
                 while tick_ns and self.problem is None:

@@ -47,8 +47,10 @@ KEPT_BYTES = 64 << 20
 gives it back after each, and to get it again, page by page, took a quarter of a rendering's time.
 """
 
-LARGE_BYTES = 32 << 20
-"""What is larger is got and given back singly; the C library takes no higher number."""
+LARGE_BYTES = 6 << 20
+"""What is larger, such as the blocks in which a long capture is read, is got and given back singly: kept among the
+rest, it would leave holes that nothing fits in.
+"""
 
 IDLE_SECONDS = 2.0
 """A renderer that has had nothing to do for so long gives back what it keeps."""

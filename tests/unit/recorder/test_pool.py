@@ -30,11 +30,11 @@ def which(pause: float = 0.0) -> int:
     return os.getpid()
 
 
-def fill(size: int) -> int:
-    """How much memory this process had before it took `size` bytes."""
+def fill(mebibytes: int) -> int:
+    """How much memory this process had, in MiB, before it took so much."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    bytearray(size)[::4096] = b"\1" * len(range(0, size, 4096))
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    assert len([b"\1" * (1 << 20) for _ in range(mebibytes)]) == mebibytes
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
 def refuse(text: str) -> NoReturn:
@@ -76,11 +76,11 @@ async def test_jobs_run_in_other_processes_at_most_so_many_at_once(pool: RenderP
 async def test_memory_is_kept_from_one_job_to_the_next_and_given_back_by_an_idle_renderer() -> None:
     pool = RenderPool(1)
     try:
-        kept = [await pool.run(fill, 16 << 20) for _ in range(3)]
-        assert kept[1] - kept[0] > 12 << 20
-        assert abs(kept[2] - kept[1]) < 4 << 20
+        kept = [await pool.run(fill, 16) for _ in range(3)]
+        assert kept[1] - kept[0] > 12
+        assert abs(kept[2] - kept[1]) < 4
         await asyncio.sleep(pools.IDLE_SECONDS + 1)
-        assert kept[2] - await pool.run(fill, 0) > 12 << 20
+        assert kept[2] - await pool.run(fill, 0) > 12
     finally:
         pool.close()
 

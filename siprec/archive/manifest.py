@@ -197,7 +197,7 @@ def file_entry(path: Path, root: Path) -> FileEntry:
         # file_digest clears a buffer of 256 KiB first, whatever the size
         small = size <= SMALL_BYTES
         digest = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
-    return FileEntry(path.relative_to(root).as_posix(), size, digest.hexdigest())
+    return FileEntry(str(path).removeprefix(f"{root}/"), size, digest.hexdigest())
 
 
 def verify(manifest: Manifest, root: Path) -> list[str]:

@@ -59,7 +59,7 @@ class Meter:
         the file has `frames`.
         """
         inside = np.minimum(positions + counts, frames) - np.maximum(positions, 0)
-        cut = counts - np.clip(inside, 0, counts)
+        cut = counts - np.minimum(np.maximum(inside, 0), counts)
         lost = broken * int(counts.max(initial=0))
         for account, samples in ((self.decoded, int(counts.sum()) + lost), (self.cut, int(cut.sum())),
                                  (self.again, int(counts[again].sum())), (self.broken, lost)):  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from siprec.media.render.source import FOREVER, RECORD, Records, SenderReport, Source, Stretch, distinct
+from siprec.media.render.source import FOREVER, RECORD, Records, SenderReport, Source, Stretch, distinct, joined
 from siprec.media.render.still import Still
 from siprec.rtp.sequence import MAX_DROPOUT, unwrap16, unwrap32
 
@@ -71,7 +71,7 @@ class Line:
         """Adds packets in order of arrival; returns those that are now in order, without duplicates."""
         if table.size:
             self._mark_late(table, rising=self._unwrap(table))
-            table = np.concatenate([self.held, table]) if self.held.size else table
+            table = joined([self.held, table]) if self.held.size else table
         else:
             table = self.held
         table = self._distinct(table)
@@ -79,7 +79,7 @@ class Line:
         if until_ns < FOREVER:
             done = np.flatnonzero(table["arrival"] < until_ns - REORDER_NS)
             count = int(done[-1]) + 1 if done.size else 0
-        self.held = table[count:].copy()
+        self.held = joined([table[count:]])
         return self._release(table[:count])
 
     def _unwrap(self, table: Records) -> bool:

@@ -150,16 +150,19 @@ class Manifest:
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema is not {SCHEMA}")
         for name, entry in _ENTRIES.items():
-            known = {each.name for each in fields(entry)}
-            raw[name] = [entry(**{key: value for key, value in each.items() if key in known}) for each in raw[name]]
-        known = {each.name for each in fields(cls)}
-        return cls(**{key: value for key, value in raw.items() if key in known})
+            raw[name] = [entry(**_known(entry, each)) for each in raw[name]]
+        return cls(**_known(cls, raw))
 
     @property
     def title(self) -> str:
         """`Alice -> Bob`, or where the call came from when nobody is named."""
         names = [each.name or each.aor or each.participant_id for each in self.participants]
         return " -> ".join(names) or self.source
+
+
+def _known(entry: Any, raw: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of what a later one may have written."""
+    return {key: value for key, value in raw.items() if key in entry.__slots__}
 
 
 _NAMES = tuple(each.name for each in fields(Manifest))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from siprec.errors import Conflict, NotFound, NotOwner, StoreUnavailable
 from siprec.store import codec, layout, redis
 from siprec.store.base import SessionRecord, dialog_key
-from siprec.store.redis import CALL_SECONDS, RedisSessionStore, connect, disconnect
+from siprec.store.redis import RedisSessionStore, connect, disconnect
 from tests.load.adopters import race
 from tests.support import redis_server
 from tests.support.redis_server import RedisServer
@@ -22,10 +22,6 @@ from tests.support.sessions import record, session_id
 from tests.support.stores import needs_redis, node, settled, until
 
 pytestmark = needs_redis
-
-RESYNC_SECONDS = 2.0
-SLACK_SECONDS = 1.0
-"""For a machine busy with other things."""
 
 DIALOG = dialog_key("call-1@192.0.2.10", "srs-tag-1", "src-tag-1")
 
@@ -54,6 +50,20 @@ async def client(server: RedisServer) -> AsyncIterator[Redis]:
         yield client
 
 
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Task[Any] | None]:
+    """Who has sent Redis something and waits for the answer: a task for each time."""
+    found: list[asyncio.Task[Any] | None] = []
+    read = AbstractConnection.read_response
+
+    async def noted(connection: AbstractConnection, *args: Any, **kwargs: Any) -> object:
+        found.append(asyncio.current_task())
+        return await read(connection, *args, **kwargs)
+
+    monkeypatch.setattr(AbstractConnection, "read_response", noted)
+    return found
+
+
 async def seen(store: RedisSessionStore, number: int = 1) -> float:
     async def found() -> bool:
         return bool(await store.find("call_id", f"call-{number}@192.0.2.10"))
@@ -65,16 +75,23 @@ async def seen(store: RedisSessionStore, number: int = 1) -> float:
 
 
 async def test_a_new_session_is_there_for_others_at_once(
-    a: RedisSessionStore, b: RedisSessionStore, record_property: Callable[[str, object], None]
+    server: RedisServer,
+    b: RedisSessionStore,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    await settled(a)
-    await a.create(record(1))
-    seconds = await seen(b)
-    record_property("seconds", seconds)
-    assert seconds < 0.05 + SLACK_SECONDS
-    assert await b.load(session_id(1)) == record(1)
-    assert await b.find("dialog", DIALOG) == [session_id(1)]
-    assert await b.owned("a") == [session_id(1)]
+    """It is sent because it is new: the next look at Redis, after which anything would be, is an hour away."""
+    monkeypatch.setattr(redis, "CALL_SECONDS", 20.0)  # what fails waits for that look
+    monkeypatch.setattr(redis, "connect", lambda url: connect(url, reading=20.0))
+    monkeypatch.setattr(redis, "PROBE_SECONDS", 3600.0)
+    async with node(server, "a") as a:
+        await a.create(record(2))
+        await seen(b, 2)  # the first look is over
+        await a.create(record(1))
+        record_property("seconds", await seen(b))
+        assert await b.load(session_id(1)) == record(1)
+        assert await b.find("dialog", DIALOG) == [session_id(1)]
+        assert await b.owned("a") == sorted([session_id(1), session_id(2)])
 
 
 async def test_a_session_goes_to_the_node_that_adopts_it(server: RedisServer, b: RedisSessionStore) -> None:
@@ -230,7 +247,11 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_redis_is_killed_in_the_middle_of(
-    name: str, server: RedisServer, a: RedisSessionStore, b: RedisSessionStore
+    name: str,
+    server: RedisServer,
+    a: RedisSessionStore,
+    b: RedisSessionStore,
+    asking: list[asyncio.Task[Any] | None],
 ) -> None:
     mine = record(1)
     await a.create(mine)
@@ -238,13 +259,16 @@ async def test_redis_is_killed_in_the_middle_of(
     await settled(a)
     await settled(b)
     server.pause()  # so that it is in the middle for sure
-    begun = time.monotonic()
+    asking.clear()
     operation = asyncio.ensure_future(OPERATIONS[name](a, mine))
-    await asyncio.sleep(0.02)
+
+    async def asked() -> bool:
+        return bool(asking)
+
+    await until(asked)  # by the operation, or by the writer that sends what it changed
     server.kill()
     with contextlib.suppress(StoreUnavailable):  # and nothing else: down is not the same as unknown
-        await asyncio.wait_for(operation, 5)
-    assert time.monotonic() - begun < CALL_SECONDS + SLACK_SECONDS
+        await asyncio.wait_for(operation, 30)
     assert a.health().ok
     server.start()
     wanted = {session_id(1): mine.call.version} | ({session_id(7): 1} if name == "create" else {})
@@ -255,7 +279,7 @@ async def test_redis_is_killed_in_the_middle_of(
             return found[0].ended == "bye"
         return [each.call.version for each in found] == list(wanted.values())
 
-    assert await until(all_there) < RESYNC_SECONDS + SLACK_SECONDS
+    await until(all_there)
 
 
 async def test_a_wiped_redis_gets_everything_back(
@@ -265,14 +289,11 @@ async def test_a_wiped_redis_gets_everything_back(
         await a.create(record(number))
     await settled(a)
     await client.flushall()
-    begun = time.monotonic()
 
     async def back() -> bool:
         return bool(await client.exists(*(layout.session(session_id(each)) for each in range(50))) == 50)
 
-    await until(back)
-    record_property("seconds", time.monotonic() - begun)
-    assert time.monotonic() - begun < RESYNC_SECONDS + SLACK_SECONDS
+    record_property("seconds", await until(back))
     await seen(b, 49)
 
 
@@ -318,25 +339,27 @@ async def test_a_redis_that_is_back_in_an_earlier_state_is_brought_up_to_date(tm
             async def there() -> bool:
                 return (await b.load(session_id(1))).call.version == mine.call.version
 
-            assert await until(there) < RESYNC_SECONDS + SLACK_SECONDS
+            await until(there)
 
 
-async def test_a_paused_redis_delays_nobody(a: RedisSessionStore, b: RedisSessionStore, server: RedisServer) -> None:
+async def test_a_paused_redis_delays_nobody(
+    a: RedisSessionStore, b: RedisSessionStore, server: RedisServer, asking: list[asyncio.Task[Any] | None]
+) -> None:
     await b.create(record(2))
     await settled(b)
     server.pause()
-    begun = time.monotonic()
+    asking.clear()
     await a.create(record(1))
     await a.save(record(1))
     assert await a.find("dialog", DIALOG) == [session_id(1)]
-    assert time.monotonic() - begun < CALL_SECONDS
+    assert asyncio.current_task() not in asking
     with pytest.raises(StoreUnavailable):
         await a.load(session_id(2))
-    begun = time.monotonic()
+    asking.clear()
     for _ in range(20):
         with pytest.raises(StoreUnavailable):
             await a.load(session_id(2))
-    assert time.monotonic() - begun < CALL_SECONDS, "the breaker is open"
+    assert asyncio.current_task() not in asking, "the breaker is open"
     assert a.health().degraded
     server.resume()
     await settled(a)

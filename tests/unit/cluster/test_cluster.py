@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from siprec.cluster import boot
+from siprec.cluster import boot, handover
 from siprec.cluster.base import Release, SingleNode, Wish, open_cluster
-from siprec.cluster.handover import ANSWER_SECONDS, MESSAGE_LIMIT
+from siprec.cluster.handover import MESSAGE_LIMIT
 from siprec.cluster.lease import (
     LATE_SECONDS,
     LEASE_SECONDS,
@@ -36,8 +36,6 @@ from tests.support.sessions import record, session_id
 from tests.support.stores import needs_redis, node, settled, until
 
 pytestmark = needs_redis
-
-SLACK_SECONDS = 1.0
 
 
 class Now:
@@ -238,6 +236,13 @@ async def test_without_redis_a_node_goes_on_and_adopts_nothing(now: Now) -> None
 # ---- a session whose SRC has gone elsewhere
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is waited for as long as a busy machine may take; a later one would not be heard."""
+    monkeypatch.setattr(handover, "ANSWER_SECONDS", 30.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_an_owner_lets_go_with_its_last_word(server: RedisServer) -> None:
     async with node(server, "a") as a, node(server, "b") as b:
         mine = record(1)
@@ -252,9 +257,7 @@ async def test_an_owner_lets_go_with_its_last_word(server: RedisServer) -> None:
             return True
 
         async with member(server, "a", let_go, store=a), member(server, "b", store=b) as there:
-            begun = time.monotonic()
             assert await there.ask_release(session_id(1))
-            assert time.monotonic() - begun < ANSWER_SECONDS + SLACK_SECONDS
             assert asked == [(session_id(1), "b")]
             found = await b.load(session_id(1))
             assert found.call.version == mine.call.version
@@ -262,6 +265,7 @@ async def test_an_owner_lets_go_with_its_last_word(server: RedisServer) -> None:
             assert adopted.call.fence == 2
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_owner_may_keep_a_session(server: RedisServer) -> None:
     async with node(server, "a") as a:
         await a.create(record(1))
@@ -271,19 +275,21 @@ async def test_an_owner_may_keep_a_session(server: RedisServer) -> None:
             assert not await there.ask_release(session_id(1))
 
 
-async def test_nobody_waits_for_a_node_that_is_gone(server: RedisServer) -> None:
+async def test_nobody_waits_for_a_node_that_is_gone(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "ANSWER_SECONDS", 3600.0)  # who waited would wait for ever
     async with node(server, "a") as a:
         await a.create(record(1))
         await settled(a)
         async with member(server, "b") as there:
-            begun = time.monotonic()
             assert await there.hand_over.ask(session_id(1)) == "silent"
-            assert time.monotonic() - begun < ANSWER_SECONDS
             assert await there.ask_release(session_id(1))
 
 
-async def test_a_node_that_does_not_answer_has_300_ms(server: RedisServer) -> None:
+async def test_a_node_that_was_asked_and_does_not_answer_is_silent(server: RedisServer) -> None:
+    asked = asyncio.Event()
+
     async def sleep(session: str, to_node: str, wish: Wish) -> bool:
+        asked.set()
         await asyncio.Event().wait()
         return True
 
@@ -291,9 +297,8 @@ async def test_a_node_that_does_not_answer_has_300_ms(server: RedisServer) -> No
         await a.create(record(1))
         await settled(a)
         async with member(server, "a", sleep), member(server, "b") as there:
-            begun = time.monotonic()
             assert await there.hand_over.ask(session_id(1)) == "silent"
-            assert ANSWER_SECONDS <= time.monotonic() - begun < ANSWER_SECONDS + SLACK_SECONDS
+            await asyncio.wait_for(asked.wait(), 30)
 
 
 async def test_nobody_is_asked_for_what_is_ours_or_unknown(server: RedisServer) -> None:
@@ -305,6 +310,7 @@ async def test_nobody_is_asked_for_what_is_ours_or_unknown(server: RedisServer) 
         assert await here.ask_release("nobody")
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_is_no_message_is_passed_over(server: RedisServer) -> None:
     async with node(server, "a") as a:
         await a.create(record(1))

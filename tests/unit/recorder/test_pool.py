@@ -115,11 +115,9 @@ async def test_who_does_not_wait_any_more_costs_no_renderer(pool: RenderPool) ->
     await asyncio.sleep(0)
     for each in jobs[2:]:
         each.cancel()
-    began = time.monotonic()
     found = await asyncio.gather(*jobs, return_exceptions=True)
     assert [type(each) for each in found] == [int, int, *[asyncio.CancelledError] * 4]
     assert await pool.run(which) in found
-    assert time.monotonic() - began < 30
 
 
 async def test_a_job_waits_while_the_machine_has_no_process_to_give(

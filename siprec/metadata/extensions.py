@@ -25,6 +25,8 @@ _IDS = {
 
 _UCID = re.compile(r"(?:^|[0-9a-f]{2})00fa08([0-9a-f]{16})|^fa08([0-9a-f]{16})", re.IGNORECASE)
 
+_DECIMAL_UCID = re.compile(r"([0-9]{5})([0-9]{5})([0-9]{10})")
+
 _CALL_DATA = "callData"  # Ribbon: SIP header fields of the call that is recorded
 _BROADWORKS = "broadworksrecordingmetadata"
 
@@ -42,8 +44,8 @@ def external_ids(source: Recording | RSMetadata) -> dict[str, str]:
 
     `session-id` (RFC 7989) is the first sipSessionID; `ucid`, `gucid`, `cisco-guid`, `x-audc-call-id`,
     `genesys-uuid`; `calldata.NAME` for each field of Ribbon's callData; `broadworks.NAME` for each of BroadWorks'
-    (userid, calltype = orig, term ..., recordingtype, ...). A UCID is its 16 hexadecimal digits (see `ucid`), or what
-    stands in its place, in upper case without `;encoding=hex`.
+    (userid, calltype = orig, term ..., recordingtype, ...). A UCID is its 16 hexadecimal digits (see `ucid`), also
+    when it was written in 20 decimal ones, or what stands in its place, in upper case without `;encoding=hex`.
     """
     found: dict[str, str] = {}
     session_id = next((each for ids in _session_ids(source) for each in ids), "")
@@ -78,8 +80,9 @@ def _broadworks(steps: list[str], value: str) -> Iterator[tuple[str, str]]:
 def _clean(key: str, value: str) -> str:
     if key != "ucid":
         return value
-    text = value.partition(";")[0].strip()
-    return ucid(text) or text.upper()
+    text, encoding, _ = value.partition(";")
+    text = text.strip()
+    return ucid(text) or ("" if encoding else _ucid_in_decimal(text)) or text.upper()
 
 
 def ucid(text: str) -> str:
@@ -89,6 +92,17 @@ def ucid(text: str) -> str:
     """
     found = _UCID.search(text)
     return (found[1] or found[2]).upper() if found else ""
+
+
+def _ucid_in_decimal(text: str) -> str:
+    """A UCID as Avaya's applications and call records write it: node in 5 digits, sequence number in 5, time in 10. No
+    other form of one has 20 characters without a letter; on the wire they are 2, 2 and 4 octets. "" when it is none.
+    """
+    found = _DECIMAL_UCID.fullmatch(text)
+    if found is None:
+        return ""
+    node, sequence, seconds = map(int, found.groups())
+    return f"{node:04X}{sequence:04X}{seconds:08X}" if max(node, sequence) < 1 << 16 and seconds < 1 << 32 else ""
 
 
 def _session_ids(source: Recording | RSMetadata) -> Iterator[tuple[str, ...]]:

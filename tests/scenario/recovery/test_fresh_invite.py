@@ -59,7 +59,10 @@ async def test_the_same_call_by_an_external_id(server: Server, name: str) -> Non
     assert (len(server.recordings()), recorded.manifest.recoveries[0].how) == (1, "fresh-invite")
 
 
-@pytest.mark.parametrize("ucid", ["FA080001000a5b2c3d4e", "00fa080001000a5b2c3d4e;encoding=hex", "0001000A5B2C3D4E"])
+@pytest.mark.parametrize(
+    "ucid",
+    ["FA080001000a5b2c3d4e", "00fa080001000a5b2c3d4e;encoding=hex", "0001000A5B2C3D4E", "00001000101529625934"],
+)
 async def test_a_ucid_is_the_same_in_every_form(server: Server, ucid: str) -> None:
     """Avaya sends it in a header, AudioCodes and Oracle in the metadata, each with more or less around it."""
     header = {"Max-Forwards: 70\n": f"Max-Forwards: 70\n{HEADERS['ucid']}"}

@@ -390,10 +390,12 @@ def limits_of(settings: Settings, ports: Ports, descriptors: int) -> Limits:
 
 
 def port_pools(settings: Settings) -> dict[int, PortPool]:
-    """A pool for the first RTP address of each family."""
-    addresses = {each.version: str(each) for each in reversed(settings.rtp_addresses)}
+    """A pool for the RTP addresses of each family."""
     low, high = settings.RTP_PORT_MIN, settings.RTP_PORT_MAX
-    return {version: PortPool(host, low, high, choose=random.SystemRandom()) for version, host in addresses.items()}
+    return {
+        version: PortPool(str(first), low, high, also=[*map(str, rest)], choose=random.SystemRandom())
+        for version, (first, *rest) in settings.rtp_addresses_by_family.items()
+    }
 
 
 def raise_descriptor_limit() -> int:

@@ -240,6 +240,18 @@ class Settings(BaseModel):
     def rtp_addresses(self) -> tuple[IpAddress, ...]:
         return self.RTP_BIND_IP or self.SIP_HOST
 
+    @property
+    def rtp_addresses_by_family(self) -> dict[int, list[IpAddress]]:
+        """Where media may be received, by IP version: a call's on the address that it came to, or else on the first.
+        Behind an EXTERNAL_IP it is the first always, since that leads to one address only.
+        """
+        found: dict[int, list[IpAddress]] = {}
+        external = {each.version for each in self.EXTERNAL_IP}
+        for each in self.rtp_addresses:
+            if each.version not in found or each.version not in external:
+                found.setdefault(each.version, []).append(each)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:

@@ -101,13 +101,17 @@ def _limits(settings: Settings) -> Iterator[Finding]:
 def _media(settings: Settings) -> Iterator[Finding]:
     """What SDP will name, as `recorder.negotiation` chooses it."""
     external = {each.version: each for each in settings.EXTERNAL_IP}
-    for version, bound in sorted({each.version: each for each in reversed(settings.rtp_addresses)}.items()):
+    setting = "RTP_BIND_IP" if settings.RTP_BIND_IP else "SIP_HOST"
+    for version, (bound, *others) in sorted(settings.rtp_addresses_by_family.items()):
         if version in external:
             text = f"{external[version]} (EXTERNAL_IP)"
         elif bound.is_unspecified:
             text = "the address that a call comes to"
+        elif others:
+            several = ", ".join(map(str, (bound, *others)))
+            text = f"of {several} the one that a call comes to, else the first ({setting})"
         else:
-            text = f"{bound} ({'RTP_BIND_IP' if settings.RTP_BIND_IP else 'SIP_HOST'})"
+            text = f"{bound} ({setting})"
         yield Finding(f"SDP names for IPv{version}: {text}", "ok")
 
 

@@ -10,6 +10,7 @@ import errno
 import random
 import socket
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from siprec.errors import ListenError, PortsExhausted
@@ -28,6 +29,7 @@ BIND_ATTEMPTS = 16
 
 _BYTES_PER_PACKET = 832  # what the kernel charges for a 20 ms G.711 datagram on loopback; NIC drivers charge more
 _PACKETS_PER_SECOND = 50
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EINVAL})  # the latter for link-local IPv6 without its scope
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -56,11 +58,11 @@ def buffered_seconds(receive_buffer: int) -> float:
 
 
 class PortPool:
-    """All pairs of one local address within [`low`, `high`].
+    """All pairs of a local address within [`low`, `high`]; with `also`, each on that one or another of its family.
 
     While a pool is open it holds one socket with kernel time stamps on: the kernel switches stamping on for
     the whole machine and asynchronously, and would stamp the first packets of the first call too late.
-    Raises ListenError when `host` is not an address of this machine.
+    Raises ListenError when `host`, or one of `also`, is not an address of this machine.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class PortPool:
         low: int,
         high: int,
         *,
+        also: Sequence[str] = (),
         rest_seconds: float = REST_SECONDS,
         choose: random.Random | None = None,
     ) -> None:
         self.host = host
+        self._hosts = (host, *also)
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._rest_seconds = rest_seconds
         self._choose = choose or random.SystemRandom()
@@ -85,10 +89,13 @@ class PortPool:
         self._used: set[int] = set()
         self._resting = array("H")
         self._rested = array("d")
-        try:
-            self._stamping = _bound(self._family, host, 0)
-        except OSError as error:
-            raise ListenError(f"cannot receive media on {host}: {error.strerror}") from error
+        self._stamping: list[socket.socket] = []
+        for each in self._hosts:
+            try:
+                self._stamping.append(_bound(self._family, each, 0))
+            except OSError as error:
+                self.close()
+                raise ListenError(f"cannot receive media on {each}: {error.strerror}") from error
 
     @property
     def free(self) -> int:
@@ -99,28 +106,36 @@ class PortPool:
     def used(self) -> int:
         return len(self._used)
 
-    def acquire(self, now: float) -> PortPair:
-        """A pair bound to a random free port. Raises PortsExhausted; ListenError when the address is gone."""
+    def acquire(self, now: float, *, host: str = "") -> PortPair:
+        """A pair bound to a random free port, on `host` if that is one of ours. Raises PortsExhausted; ListenError when
+        the address is gone.
+        """
+        host = host if host in self._hosts else self.host
         self._wake(now)
         for _ in range(min(BIND_ATTEMPTS, len(self._free))):
             port = self._choose.choice(self._free)
             self._take(port)
             try:
-                pair = self._open(port)
+                pair = self._open(host, port)
             except OSError as error:
                 self._rest(port, now)
-                self._raise_unless_busy(error)
+                _raise_unless_busy(host, error)
                 continue
             self._used.add(port)
             return pair
         raise PortsExhausted("no RTP port pair is free")
 
-    def reopen(self, port: int) -> PortPair:
-        """The pair at `port`, which an earlier process of this node had. Raises ListenError when it cannot be had."""
+    def reopen(self, port: int, *, host: str = "") -> PortPair:
+        """The pair at `port`, which an earlier process of this node had, on `host` while this machine has that address.
+        Raises ListenError when it cannot be had.
+        """
+        host = host or self.host
         try:
-            pair = self._open(port)
+            pair = self._open(host, port)
         except OSError as error:
-            raise ListenError(f"port {port} of {self.host} cannot be had again: {error.strerror}") from error
+            if error.errno in _NOT_HERE and host != self.host:
+                return self.reopen(port)
+            raise ListenError(f"port {port} of {host} cannot be had again: {error.strerror}") from error
         self._take(port)
         self._used.add(port)
         return pair
@@ -141,7 +156,8 @@ class PortPool:
 
     def close(self) -> None:
         """Let stamping go; pairs still in use stay open."""
-        self._stamping.close()
+        for each in self._stamping:
+            each.close()
 
     def _rest(self, port: int, now: float) -> None:
         if port not in self._range:  # of a restored session, from before the settings changed
@@ -170,21 +186,22 @@ class PortPool:
             self._places[last] = place
         self._places[port] = 0
 
-    def _open(self, port: int) -> PortPair:
-        rtp = _bound(self._family, self.host, port)
+    def _open(self, host: str, port: int) -> PortPair:
+        rtp = _bound(self._family, host, port)
         try:
-            rtcp = _bound(self._family, self.host, port + 1)
+            rtcp = _bound(self._family, host, port + 1)
         except OSError:
             rtp.close()
             raise
         granted = rtp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        return PortPair(rtp, rtcp, self.host, port, granted)
+        return PortPair(rtp, rtcp, host, port, granted)
 
-    def _raise_unless_busy(self, error: OSError) -> None:
-        if error.errno in _OUT_OF_RESOURCES:
-            raise PortsExhausted(f"no socket for media: {error.strerror}") from error
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise ListenError(f"cannot receive media on {self.host}: {error.strerror}") from error
+
+def _raise_unless_busy(host: str, error: OSError) -> None:
+    if error.errno in _OUT_OF_RESOURCES:
+        raise PortsExhausted(f"no socket for media: {error.strerror}") from error
+    if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+        raise ListenError(f"cannot receive media on {host}: {error.strerror}") from error
 
 
 def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

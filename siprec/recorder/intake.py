@@ -58,16 +58,20 @@ class Ports:
         """Pairs that nobody keeps although somebody is there to: no room, or no answer."""
         self.capacity = sum(pool.free for pool in pools.values())
 
-    def acquire(self, address: str | None, now: float) -> PortPair:
-        """A pair of the family of `address`. Raises SdpError 488 for a family we do not serve, PortsExhausted."""
+    def acquire(self, address: str | None, now: float, *, local: str = "") -> PortPair:
+        """A pair of the family of `address`, on `local` where media may be received on that one of our addresses.
+
+        Raises SdpError 488 for a family we do not serve, PortsExhausted.
+        """
         version = _version(address) if address else min(self._pools)
         pool = self._pools.get(version)
         if pool is None:
             raise SdpError(f"no media address for IPv{version} (RTP_BIND_IP)")
-        return self._kept(pool.acquire(now))
+        return self._kept(pool.acquire(now, host=local))
 
     def restore(self, address: str, port: int) -> tuple[PortPair, bool]:
-        """The pair that an earlier process had at `port`; whether its sockets outlived that process.
+        """The pair that an earlier process had at `port`; whether its sockets outlived that process. Others are bound
+        where its peer sends to, `address`, while that can be had here: behind a NAT it cannot.
 
         Raises ListenError when the port is taken or out of range now.
         """
@@ -85,7 +89,8 @@ class Ports:
             self._store.remove(name)
         if sockets:  # half a pair: its port is free only once nobody keeps the other half
             self._store.barrier(BARRIER_SECONDS)
-        return self._kept(pool.reopen(port)), False
+        host = pool.host if pool.host in ANY_ADDRESS else address
+        return self._kept(pool.reopen(port, host=host)), False
 
     def release(self, pair: PortPair, now: float) -> None:
         """Close a pair; nobody keeps it any longer. Its port rests, so that the keeper may lag behind."""

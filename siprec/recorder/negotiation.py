@@ -223,7 +223,7 @@ class Negotiation:
         try:
             for channel in (each.channel for each in changes if each.kind == "opened"):
                 address = channel.remote[0] if channel.remote else self._source
-                pairs[channel.index] = self._ports.acquire(address, clock.monotonic())
+                pairs[channel.index] = self._ports.acquire(address, clock.monotonic(), local=self._local)
         except (PortsExhausted, ListenError, SdpError):
             for pair in pairs.values():
                 self._ports.release(pair, clock.monotonic())
@@ -270,7 +270,8 @@ class Negotiation:
     def _new_slots(self, labels: Sequence[str | None]) -> sdp.SessionDescription:
         try:
             for index in range(len(labels)):
-                self._waiting[index] = self._ports.acquire(self._source, clock.monotonic())
+                now = clock.monotonic()
+                self._waiting[index] = self._ports.acquire(self._source, now, local=self._local)
             ports = {index: (self._address_of(pair, self._source), pair.port) for index, pair in self._waiting.items()}
             origin = self._origin(ports)
         except (PortsExhausted, ListenError, SdpError):

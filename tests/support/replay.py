@@ -585,8 +585,8 @@ def _tapped() -> Iterator[_Taps]:
             taps.capture = self
 
     class TappedPorts(Ports):
-        def acquire(self, address: str | None, now: float) -> PortPair:
-            taps.pairs.append(super().acquire(address, now))
+        def acquire(self, address: str | None, now: float, *, local: str = "") -> PortPair:
+            taps.pairs.append(super().acquire(address, now, local=local))
             return taps.pairs[-1]
 
         def restore(self, address: str, port: int) -> tuple[PortPair, bool]:

@@ -56,5 +56,8 @@ def test_what_sdp_will_name_is_told(tmp_path: Path) -> None:
 
     assert told() == "127.0.0.1 (SIP_HOST)"
     assert told(RTP_BIND_IP="127.0.0.50") == "127.0.0.50 (RTP_BIND_IP)"
+    both = "127.0.0.1,127.0.0.50"
+    assert told(SIP_HOST=both) == "of 127.0.0.1, 127.0.0.50 the one that a call comes to, else the first (SIP_HOST)"
+    assert told(SIP_HOST=both, RTP_BIND_IP="127.0.0.50") == "127.0.0.50 (RTP_BIND_IP)"
     assert told(SIP_HOST="0.0.0.0") == "the address that a call comes to"
     assert told(RTP_BIND_IP="127.0.0.50", EXTERNAL_IP="198.51.100.5") == "198.51.100.5 (EXTERNAL_IP)"

@@ -79,6 +79,29 @@ def test_a_port_in_foreign_use_is_passed_over_and_rests(taken: int) -> None:
 def test_an_address_that_is_not_ours_is_refused_at_once() -> None:
     with pytest.raises(ListenError, match="cannot receive media"):
         ports.PortPool("192.0.2.1", LOW, LOW + 7)
+    with pytest.raises(ListenError, match=r"cannot receive media on 192\.0\.2\.1"):
+        ports.PortPool("127.0.0.1", LOW, LOW + 7, also=["192.0.2.1"])
+
+
+def test_of_several_addresses_a_pair_is_on_the_one_wanted_or_the_first() -> None:
+    """They share the port numbers: a pair is known by its port."""
+    pool = ports.PortPool("127.0.0.1", LOW, LOW + 7, also=["127.0.0.50"])
+    pairs = [pool.acquire(0.0, host=host) for host in ("127.0.0.50", "127.0.0.51", "127.0.0.1", "")]
+    assert [each.address for each in pairs] == ["127.0.0.50", "127.0.0.1", "127.0.0.1", "127.0.0.1"]
+    assert [each.rtcp.getsockname()[0] for each in pairs] == [each.address for each in pairs]
+    assert sorted(each.port for each in pairs) == [LOW, LOW + 2, LOW + 4, LOW + 6]
+    for pair in pairs:
+        pool.release(pair, 0.0)
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"), [("127.0.0.50", "127.0.0.50"), ("192.0.2.1", "127.0.0.1"), ("", "127.0.0.1")]
+)
+def test_a_pair_is_had_again_where_it_was_while_that_is_here(pool: ports.PortPool, host: str, bound: str) -> None:
+    pair = pool.reopen(LOW + 2, host=host)
+    assert (pair.address, pair.rtp.getsockname()) == (bound, (bound, LOW + 2))
+    pool.release(pair, 0.0)
 
 
 def test_sockets_of_an_earlier_life_are_adopted(pool: ports.PortPool) -> None:

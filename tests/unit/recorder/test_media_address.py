@@ -27,7 +27,12 @@ def make() -> Iterator[Make]:
     with ExitStack() as stack:
 
         def negotiation(*bound: str, external: tuple[str, ...] = (), source: str = SOURCE) -> Negotiation:
-            pools = {6 if ":" in each else 4: PortPool(each, 42_200, 42_399) for each in bound}
+            families = {version: [each for each in bound if (":" in each) == (version == 6)] for version in (4, 6)}
+            pools = {
+                version: PortPool(hosts[0], 42_200, 42_399, also=hosts[1:])
+                for version, hosts in families.items()
+                if hosts
+            }
             ports = Ports(pools)
             stack.callback(ports.close)
             named: list[IpAddress] = [ipaddress.ip_address(each) for each in external]
@@ -99,6 +104,16 @@ def test_a_proxy_beside_us_does_not_tell_where_others_reach_us(make: Make, local
 def test_each_family_has_its_address(make: Make) -> None:
     assert answered(make("127.0.0.50", "::1"), "127.0.0.1", "::1") == {"127.0.0.50", "::1"}
     assert answered(make("127.0.0.50", "::1"), "::1") == {"::1"}
+
+
+def test_of_several_it_is_the_one_that_the_request_came_to(make: Make) -> None:
+    negotiation = make("127.0.0.50", LOCAL, "::1")
+    assert answered(negotiation, SOURCE) == {LOCAL}
+    assert answered(negotiation, SOURCE, local="127.0.0.50") == {"127.0.0.50"}
+    assert answered(negotiation, SOURCE, local="::1") == {"127.0.0.50"}
+    assert answered(negotiation, "::1") == {"::1"}
+    assert named(negotiation.propose([None], LOCAL)) == {LOCAL}
+    negotiation.withdraw()
 
 
 @pytest.mark.parametrize(("bound", "shown"), [("127.0.0.50", "127.0.0.50"), (ANY, LOCAL)])

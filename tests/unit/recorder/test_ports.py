@@ -100,6 +100,15 @@ def test_a_pair_that_nobody_kept_is_bound_again(inbox: Inbox, kept: Kept) -> Non
     end(pair, opened, store)
 
 
+@pytest.mark.parametrize(("host", "bound"), [("127.0.0.50", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
+def test_a_pair_that_nobody_kept_is_bound_where_its_peer_sends_to(host: str, bound: str) -> None:
+    store = FdStore()
+    opened = ports(store, host)
+    pair, _ = opened.restore("127.0.0.1", LOW + 2)
+    assert pair.rtp.getsockname() == (bound, LOW + 2)
+    end(pair, opened, store)
+
+
 def test_half_a_pair_is_closed_and_bound_again(inbox: Inbox, kept: Kept) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as half:
         half.bind(("127.0.0.1", LOW + 3))

@@ -325,6 +325,14 @@ class Negotiation:
         return sdp.parse(last) if last else None
 
 
+def shown(pair: PortPair, before: str, external: Sequence[IpAddress]) -> str:
+    """The address that SDP names for a `pair` that was taken up again: the one named `before`, unless settings have
+    changed so that nothing leads from there to where the pair is bound.
+    """
+    leads_there = pair.address in ANY_ADDRESS or before in map(str, external)
+    return before if leads_there else _bare(pair.address)
+
+
 def _bare(address: str) -> str:
     """An address without the scope that the kernel adds to link-local IPv6."""
     return address.partition("%")[0]

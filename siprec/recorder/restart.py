@@ -22,6 +22,7 @@ from siprec.media.ports import PortPair
 from siprec.recorder.call import Call
 from siprec.recorder.facilities import Facilities
 from siprec.recorder.items import Restored
+from siprec.recorder.negotiation import shown
 from siprec.session.admission import RecordingSource
 from siprec.session.model import CallData
 from siprec.session.transitions import State
@@ -179,6 +180,7 @@ class Restart:
                 if channel.open:
                     pairs[channel.index], lasted = self._use.ports.restore(channel.address, channel.port)
                     lasting.append(lasted)
+                    channel.address = shown(pairs[channel.index], channel.address, policy.external)
             call.adopt()
             return Held(call, pairs, bool(lasting) and all(lasting))
         except NotFound:

@@ -199,9 +199,9 @@ class Settings(BaseModel):
     NODE_ID: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,31}$")] | None = _setting(
         None, "stable name of this node; made once in STATE_DIR/node_id"
     )
-    HTTP_HOST: IpAddress = _setting("127.0.0.1", "address of API and page")
-    HTTP_PORT: Port = _setting(8080, "port of API and page")
-    HTTP_TOKEN: SecretStr | None = _setting(None, "token of API and page")
+    HTTP_HOST: IpAddress = _setting("127.0.0.1", "address of API and page (not built yet)")
+    HTTP_PORT: Port = _setting(8080, "port of API and page (not built yet)")
+    HTTP_TOKEN: SecretStr | None = _setting(None, "token of API and page (not built yet)")
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = _setting("info", "least level that is logged")
     LOG_FORMAT: Literal["console", "json"] | None = _setting(None, "console or json; console on a terminal when unset")
 

@@ -348,7 +348,8 @@ class LiveCall:
             last = self.result.provisional[-1]
             return f"{host}:{port} answered {last} but nothing final within {RINGING_SECONDS:g} s"
         where = f"{host}:{port} ({self.options.transport})"
-        return f"no answer from {where} within {self.options.timeout:g} s: is siprec serve running?"
+        asked = "is siprec serve running, and do we stand in its SIP_ALLOW?"
+        return f"no answer from {where} within {self.options.timeout:g} s: {asked}"
 
     def _settle(self, reply: Reply) -> None:
         result = self.result

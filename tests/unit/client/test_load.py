@@ -50,7 +50,8 @@ async def test_nobody_there_is_told_in_a_sentence() -> None:
         gone = options(srs, timeout=0.2)
     code, lines = await ran(gone)
     assert code == 1
-    assert lines[-1] == f"no answer from {HOST}:{srs.port} (udp) within 0.2 s: is siprec serve running?"
+    asked = "is siprec serve running, and do we stand in its SIP_ALLOW?"
+    assert lines[-1] == f"no answer from {HOST}:{srs.port} (udp) within 0.2 s: {asked}"
 
 
 async def test_withheld_packets_are_told() -> None:

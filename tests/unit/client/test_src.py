@@ -87,8 +87,8 @@ async def test_a_call_is_set_up_heard_and_closed(transport: Transport) -> None:
         assert result.ok
         assert 100 in result.provisional
         assert result.setup_ms is not None
-        assert 0 < result.setup_ms < 2000
-        assert 0.3 <= result.seconds < 2
+        assert result.setup_ms > 0
+        assert result.seconds >= 0.3
         assert [(stream.label, stream.name, stream.accepted) for stream in result.streams] == [
             ("1", "Alice", True),
             ("2", "Bob", True),
@@ -160,12 +160,15 @@ async def test_a_refusal_is_reported(client: RecordingClient) -> None:
         assert (await call.run(5)).packets == 0
 
 
+WHY_SILENT = "is siprec serve running, and do we stand in its SIP_ALLOW?"
+
+
 async def test_silence_ends_in_a_sentence(client: RecordingClient) -> None:
     async with Srs() as srs:
         gone = options(srs, timeout=0.3)
     result = await client.call(gone)
     assert result.status == 0
-    assert result.problem == f"no answer from {HOST}:{srs.port} (udp) within 0.3 s: is siprec serve running?"
+    assert result.problem == f"no answer from {HOST}:{srs.port} (udp) within 0.3 s: {WHY_SILENT}"
 
 
 async def test_a_closed_tcp_port_is_told_at_once() -> None:

@@ -24,9 +24,6 @@ from tests.support.sipp import Run, Sipp
 AT_A_TIME = 6
 """Scenarios that run side by side: two cores carry more, but not without jitter."""
 
-TOLERANCE_SECONDS = 0.3
-"""What a busy machine may add to the time between two messages of a scenario."""
-
 
 @dataclass(frozen=True, slots=True)
 class Played:
@@ -153,17 +150,19 @@ def stage(player: Sipp, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 
 def assert_held(found: Manifest, cause: str, seconds: float) -> None:
-    """One gap in the middle, of that cause and length; before and after it every packet arrived."""
+    """One gap in the middle, of that cause and no shorter, in which nothing was heard; before and after it every packet
+    arrived. How much longer all takes is SIPp's affair, and the machine's."""
     assert found.verdict == "ok", found.verdict_reason
     (gap,) = found.gaps
     assert (gap.channel, gap.cause) == (0, cause)
-    assert 0.4 < gap.start < 0.5 + TOLERANCE_SECONDS
-    assert seconds - 0.1 < gap.length < seconds + TOLERANCE_SECONDS
+    assert gap.start > 0.4
+    assert gap.length > seconds - 0.1
     (channel,) = found.channels
     assert channel.lost == 0
-    assert 40 < channel.packets < 50 + TOLERANCE_SECONDS * 50
+    assert channel.packets > 40
     assert found.duration is not None
-    assert 1.7 < found.duration < 1.8 + 3 * TOLERANCE_SECONDS
+    assert gap.length + channel.packets * 0.02 < found.duration
+    assert gap.start + gap.length < found.duration - 0.4
 
 
 @pytest.mark.parametrize(

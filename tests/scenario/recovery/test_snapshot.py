@@ -7,7 +7,7 @@ import pytest
 from siprec.metadata import xml
 from siprec.metadata.model import SnapshotRequest
 from siprec.sip.message import Request
-from tests.support.failover import call_id, come_again, named, recorded_call
+from tests.support.failover import call_id, come_again, named, recorded_call, until
 from tests.support.replay import TICK_SECONDS, Server, Src
 
 ALLOWS = "Allow: INVITE, ACK, BYE, UPDATE\n"
@@ -67,8 +67,7 @@ async def test_one_that_takes_offence_is_asked_once_more(server: Server, status:
     new, _ = await come_again(server, ALLOWS + named(old), replace=PARTIAL, ack=False)
     new.on_request = lambda request: (status, [], b"")
     await new.ack()
-    for _ in range(20):
-        await asyncio.sleep(TICK_SECONDS / 2)
+    await until(server, lambda: len(requests(new)) == 2)
     first, second = requests(new)
     assert first.headers.get("Content-Type") == "application/rs-metadata+xml"
     if status == 415:
@@ -77,3 +76,4 @@ async def test_one_that_takes_offence_is_asked_once_more(server: Server, status:
         assert second.headers.get("Require") is None
     assert server.of(call_id(old)).manifest.state == "recording"
     await finish(server, old, new)
+    assert len(requests(new)) == 2

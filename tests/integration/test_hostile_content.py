@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,8 +16,6 @@ from tests.support.counting import resident_kib
 from tests.support.server import Server, serving
 
 GROWTH_KIB = 32 * 1024
-SECONDS = 0.25
-"""Of answering one bomb on a busy machine; SECURITY A8 wants 50 ms of the parser, which its unit tests measure."""
 
 XML = '<?xml version="1.0"?>'
 NAMESPACE = 'xmlns="urn:ietf:params:xml:ns:recording:1"'
@@ -95,22 +92,20 @@ class Src:
         self.messages = Messages(1, transport="udp", port=self.sock.getsockname()[1])
         self._count = 0
 
-    def invite(self, *, content: str, body: str, call_id: str = "") -> tuple[str, float]:
-        """The final response, and the seconds it took; an accepted call is ended at once."""
+    def invite(self, *, content: str, body: str, call_id: str = "") -> str:
+        """The final response; an accepted call is ended at once."""
         self._count += 1
         name = f"content-{self._count}"
         asked = self.messages.request("INVITE", call_id=call_id or name, branch=name, content=content, body=body)
-        begun = time.monotonic()
         self.sock.send(asked.encode())
         text = self.final()
-        taken = time.monotonic() - begun
         if text.startswith("SIP/2.0 200"):
             for data in self.messages.farewell(text):
                 self.sock.send(data)
             assert self.final().startswith("SIP/2.0 200")
-        return text, taken
+        return text
 
-    def call(self, document: str, *, call_id: str = "", offer: str = SDP) -> tuple[str, float]:
+    def call(self, document: str, *, call_id: str = "", offer: str = SDP) -> str:
         """A call with this metadata."""
         body = (
             f"--b\r\nContent-Type: application/sdp\r\n\r\n{offer}\r\n--b\r\n"
@@ -128,7 +123,7 @@ MULTIPART = "Require: siprec\r\nContent-Type: multipart/mixed;boundary=b\r\n"
 PLAIN = "Require: siprec\r\nContent-Type: application/sdp\r\n"
 
 
-def test_bombs_are_answered_and_cost_nothing(tmp_path: Path) -> None:
+def test_bombs_are_answered_and_leave_nothing(tmp_path: Path) -> None:
     with serving(tmp_path) as server, ExitStack() as stack:
         canary = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         canary.setblocking(False)
@@ -136,13 +131,9 @@ def test_bombs_are_answered_and_cost_nothing(tmp_path: Path) -> None:
         src.call(wrapped(""))
         before = resident_kib(server.worker)
         answers: dict[str, str] = {}
-        slow: dict[str, float] = {}
         bad = documents(canary.getsockname()[1])
-        for name, ask in _bombs(src, bad):
-            text, taken = ask
+        for name, text in _bombs(src, bad):
             answers[name] = text[8:11]
-            if taken > SECONDS:
-                slow[name] = taken
         for _ in range(len(bad) + 1):
             server.wait_for("recording ready")
         with pytest.raises(BlockingIOError):
@@ -153,11 +144,10 @@ def test_bombs_are_answered_and_cost_nothing(tmp_path: Path) -> None:
     assert len(flagged) == len(bad)
     refused = {name: status for name, status in answers.items() if name not in bad and name not in ("rtpmaps",)}
     assert set(refused.values()) <= {"400", "413", "415", "420", "488", "513"}, refused
-    assert not slow
     assert after <= before + GROWTH_KIB
 
 
-def _bombs(src: Src, bad: dict[str, str]) -> Iterator[tuple[str, tuple[str, float]]]:
+def _bombs(src: Src, bad: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield from ((name, src.call(document)) for name, document in bad.items())
     yield from ((name, src.invite(content=PLAIN, body=offer)) for name, offer in offers().items())
     yield from ((name, src.invite(content=MULTIPART, body=body or "x")) for name, body in bodies().items())

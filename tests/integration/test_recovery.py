@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,10 +19,7 @@ from tests.support.calls import live, options
 from tests.support.counting import captured
 from tests.support.server import COMMAND, Server, serving
 
-FRAME_SECONDS = 0.02
 ABSENT_SECONDS = 1.2
-SLACK_SECONDS = 0.25
-"""What a restart may cost on top of the time down."""
 
 
 async def heard(server: Server, event: str) -> None:
@@ -55,9 +51,7 @@ async def test_an_src_that_was_cut_off_comes_back(tmp_path: Path, replaces: bool
             silence(old, active=False)
             await asyncio.sleep(ABSENT_SECONDS)
             new = client.take_over(old, chosen, replaces=replaces)
-            began = time.monotonic()
             await new.answer()
-            answered_in = time.monotonic() - began
             await new.run(1.0)
             assert old.requests == ["BYE"]
             assert (await new.bye()).bye_status == 200
@@ -68,10 +62,10 @@ async def test_an_src_that_was_cut_off_comes_back(tmp_path: Path, replaces: bool
     assert (after.session_id, manifest.fence, manifest.verdict) == (folder.session_id, 2, "gaps")
     (recovery,) = manifest.recoveries
     assert (recovery.how, recovery.from_node) == (how, recovery.to_node)
-    absence = (ABSENT_SECONDS + answered_in) * 1000
     assert recovery.gap_ms is not None
-    assert abs(recovery.gap_ms - absence) < 250
-    assert answered_in < 1.0
+    assert recovery.gap_ms > ABSENT_SECONDS * 1000
+    lengths = [gap.length * 1000 for gap in manifest.gaps]
+    assert min(abs(each - recovery.gap_ms) for each in lengths) < 1
 
 
 async def test_the_metadata_of_a_returned_src_is_asked_for(tmp_path: Path) -> None:
@@ -94,16 +88,18 @@ async def test_the_metadata_of_a_returned_src_is_asked_for(tmp_path: Path) -> No
 
 
 async def test_a_killed_server_goes_on_with_its_dialogs(tmp_path: Path) -> None:
-    """Same ports, same id, one recording; lost is the time down; OPTIONS, re-INVITE and BYE are answered 200."""
+    """Same ports, same id, one recording; lost is what came while it was down, or what it had not captured yet;
+    OPTIONS, re-INVITE and BYE are answered 200."""
     with ExitStack() as stack:
         first = stack.enter_context(serving(tmp_path, CAPTURE_KEEP="always"))
         async with live(first, duration=8.0, counter=True) as call:
             await call.run(1.0)
-            killed_at = time.monotonic()
+            (folder,) = first.recordings()
             await asyncio.to_thread(first.kill_all)
+            before = captured(folder)
             again = serving(tmp_path, CAPTURE_KEEP="always", SIP_PORT=str(first.port))
             second = await asyncio.to_thread(stack.enter_context, again)
-            down = time.monotonic() - killed_at
+            away = {each.ssrc: each.counts.sent for each in call.streams}
             answer = call.result.answer
             await call.run(1.0)
             assert (await call.options_ping()).status == 200
@@ -114,7 +110,12 @@ async def test_a_killed_server_goes_on_with_its_dialogs(tmp_path: Path) -> None:
             (folder,) = second.recordings()
     manifest = folder.read()
     assert [each.how for each in manifest.recoveries] == ["restart"]
-    assert lost_packets(folder, call) * FRAME_SECONDS <= down + SLACK_SECONDS
+    after = captured(folder)
+    for stream in call.streams:
+        assert (
+            before[stream.ssrc].keys() | set(range(away[stream.ssrc], stream.counts.sent)) <= after[stream.ssrc].keys()
+        )
+    assert lost_packets(folder, call) > 0
     assert manifest.state == "ended"
 
 

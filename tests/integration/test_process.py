@@ -56,10 +56,10 @@ async def test_a_killed_server_s_recording_is_rendered_at_the_next_start(tmp_pat
 
 
 async def test_a_stop_ends_live_calls_in_order(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with serving(tmp_path, SHUTDOWN_TIMEOUT="50s") as server:  # on a busy machine rendering may take that long
         async with live(server) as call:
             await call.run(1.0)
-            assert server.stop() == 0
+            assert server.stop(seconds=50) == 0
             await call.ended.wait()
             assert call.result.ended_by == "server"
         (folder,) = server.recordings()

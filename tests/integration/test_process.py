@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from siprec.fdstore import AGAIN_SECONDS
 from tests.support.calls import live
 from tests.support.counting import captured
 from tests.support.server import COMMAND, serving
@@ -87,9 +89,10 @@ async def test_a_second_interrupt_stops_now(tmp_path: Path) -> None:
             await call.run(0.3)
             os.kill(server.worker, signal.SIGSTOP)  # it has not stopped when the second comes
             server.process.send_signal(signal.SIGINT)
-            while server.process.poll() is None:  # the first of these may come too soon to be a second wish
-                server.process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.1)
+            while server.process.poll() is None:
+                server.process.send_signal(signal.SIGTERM)  # the first may come too soon to be a second wish
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    await asyncio.to_thread(server.process.wait, 2 * AGAIN_SECONDS)
             assert server.process.returncode == 1
 
 

@@ -11,29 +11,28 @@ import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from siprec import clock
 from siprec.media import pcap, receive, records, tiers
 from siprec.media.arena import Arena, address_text
 from siprec.media.exchange import Identity, RtcpTerms
 from siprec.media.part import Outage
+from siprec.media.plan import Plan
 from siprec.media.reports import REPORT_SECONDS, Reporter
 from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import SILENT_SECONDS, Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
-from siprec.media.writer import CaptureFile, Data, Fault, Pieces, Writer, about, guarded, pieces_of, resolve
+from siprec.media.writer import CaptureFile, Fault, Pieces, Writer, guarded, pieces_of, resolve
 from siprec.rtp import packets
 
 ROUND_SECONDS = 1.0
@@ -42,12 +41,13 @@ ROUND_SECONDS = 1.0
 QUIET_SECONDS = 10.0
 """How often the drop counter of a socket is looked at that does not give much: there is hardly a cause for drops."""
 
-CROWDED = 32
+CROWDED = 36
 """Datagrams in one visit from which a socket may have been full meanwhile: three times what a tick of 20 ms packets
 brings, and less than fits a default buffer where a driver charges whole pages for each."""
 
-MAX_SHARES = 256
-"""Groups of sockets whose files are remembered; each has 384 sockets but for those of a flood."""
+ROUNDS_TOGETHER = 2
+"""Rounds handed to the writer at once: being woken costs it as much as some tens of packets, and while it writes, what
+the drain works with leaves the processor's cache. More rounds would leave it themselves."""
 
 CLOCK_STEP_NS = 50_000_000
 """A change of wall minus monotonic clock worth noting: rendering undoes steps above this."""
@@ -92,52 +92,6 @@ class Session:
 
 
 _CLOSING = threading.Lock()
-
-
-class _Share(NamedTuple):
-    """The files to which some sockets of a plan belong, and where among those the sockets of each file begin."""
-
-    files: list[CaptureFile]
-    descriptors: NDArray[np.int32]
-    segments: bool
-    edges: NDArray[np.int64]
-
-
-class _Plan:
-    """Which sockets to read in a tick, in which order: those of one session side by side, so that its records
-    come out side by side too."""
-
-    def __init__(self, parts: Iterable[tuple[CaptureFile, list[Stream]]], *, rtp: bool = True, rtcp: bool = False):
-        self.files: list[CaptureFile] = []
-        objects: list[socket.socket] = []
-        kinds: list[int] = []
-        starts: list[int] = []
-        for file, streams in parts:
-            starts.append(len(kinds))
-            self.files.append(file)
-            for stream in streams:
-                if rtp:
-                    objects.append(stream.pair.rtp)
-                    kinds.append(2 * stream.index)
-                if rtcp:
-                    objects.append(stream.pair.rtcp)
-                    kinds.append(2 * stream.index + 1)
-        self.sockets = receive.Sockets(objects, kinds)
-        self._descriptors, self._segments = about(self.files)
-        self._starts = np.array([*starts, len(kinds)], np.int64)
-        self._shares: dict[tuple[int, int], _Share] = {}
-
-    def share(self, begin: int, count: int) -> _Share:
-        """Of so many sockets from `begin` on; mostly they are the same as last time."""
-        found = self._shares.get((begin, count))
-        if found is None:
-            first = int(np.searchsorted(self._starts, begin, "right")) - 1
-            last = int(np.searchsorted(self._starts, begin + count, "left"))
-            edges = np.clip(self._starts[first : last + 1] - begin, 0, count)
-            found = _Share(self.files[first:last], self._descriptors[first:last], self._segments, edges)
-            if len(self._shares) < MAX_SHARES:
-                self._shares[begin, count] = found
-        return found
 
 
 class ClockSteps:
@@ -186,7 +140,7 @@ class Drain:
         self._sieve = Sieve(self._arena, self.table, self._connect)
         self._sessions: dict[Session, None] = {}
         self._rtcp = selectors.DefaultSelector()  # hardly any of these sockets holds anything: not worth a call each
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         self._per_round = max(1, round(ROUND_SECONDS / tick))
         self._ticks = 0
         self._read_ns = 0
@@ -306,7 +260,7 @@ class Drain:
         self.table.settled[stream.index] = False
         released = stream.source.renew(origin(remote), now_ns=clock.wall_ns())
         extras = self._sieve.take(stream, released, now=clock.monotonic())
-        self._hand_over(None, extras)
+        self._hand_over(self._ahead(extras))
 
     def set_rtcp(self, stream: Stream, terms: RtcpTerms | None) -> None:
         """Other terms, or the same anew: where the peer's RTCP comes from may be learned again."""
@@ -337,7 +291,7 @@ class Drain:
         del self._sessions[session]
         self._plan = None
         if not (self._stopping and self._writer.failing):  # in its socket a packet may outlive us, for a successor
-            self._read(_Plan([(session.file, session.streams)], rtcp=True))
+            self._read(Plan([(session.file, session.streams)], rtcp=True))
         for stream in session.streams:
             self._end(session, stream)
         session.streams.clear()
@@ -371,7 +325,7 @@ class Drain:
         self.table.remove(stream)
 
     def _read_only(self, stream: Stream) -> None:
-        self._read(_Plan([(stream.file, [stream])]))
+        self._read(Plan([(stream.file, [stream])]))
 
     # ---- the thread ------------------------------------------------------------------------------------------
 
@@ -401,7 +355,7 @@ class Drain:
         """Look into all sockets once, in the thread or before it is started."""
         if not self._hold_back():
             if self._plan is None:
-                self._plan = _Plan((session.file, session.streams) for session in self._sessions)
+                self._plan = Plan((session.file, session.streams) for session in self._sessions)
             read_ns = clock.wall_ns()
             self._read(self._plan)
             if self._ticks % self._per_round == 0:
@@ -422,7 +376,7 @@ class Drain:
         for key, _ in self._rtcp.select(0):
             ready.setdefault(key.data.file, []).append(key.data)
         if ready:
-            self._read(_Plan(ready.items(), rtp=False, rtcp=True))
+            self._read(Plan(ready.items(), rtp=False, rtcp=True))
 
     def _hold_back(self) -> bool:
         """Whether so much waits for the disk that the packets had better wait in their sockets."""
@@ -489,34 +443,39 @@ class Drain:
 
     # ---- from sockets to the writer --------------------------------------------------------------------------
 
-    def _read(self, plan: _Plan) -> None:
+    def _read(self, plan: Plan) -> None:
         """Everything that waits in the sockets of `plan`."""
-        at = 0
+        at, ready = 0, []
         while at < len(plan.sockets.numbers):
             fill = self._receiver.fill(plan.sockets, at)
             if fill.used or fill.laid:
-                self._take(plan, at, fill)
+                ready += self._take(plan, at, fill)
             if fill.most >= CROWDED:
                 self._note_crowds(plan, at, fill)
+            if len(ready) >= ROUNDS_TOGETHER:
+                self._hand_over(ready)
+                ready = []
             at += len(fill.counts) - fill.unfinished
+        self._hand_over(ready)
 
-    def _note_crowds(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
+    def _note_crowds(self, plan: Plan, begin: int, fill: receive.Fill) -> None:
         """Sockets that gave so much that they may have been full."""
         crowded = np.array(fill.counts) >= CROWDED
         if fill.laid:
             crowded |= np.diff(fill.laid.ends) >= CROWDED * _SMALLEST_RECORD
         self._crowded.update((plan.sockets.kinds[begin + np.flatnonzero(crowded)] >> 1).tolist())
 
-    def _take(self, plan: _Plan, begin: int, fill: receive.Fill) -> None:
+    def _take(self, plan: Plan, begin: int, fill: receive.Fill) -> list[Pieces]:
+        """What is to be written of a round. Packets that had been held come before the others: they are older."""
         ready: list[receive.Laid] = [fill.laid] if fill.laid else []
         extras: Extras = []
         if fill.used:
             laid, extras = self._sift(plan, begin, fill)
             ready += [laid] if laid else []
         self.packets += sum(laid.packets for laid in ready)
-        self._hand_over(_pieces(plan, begin, ready) if ready else None, extras)
+        return [*self._ahead(extras), *([plan.pieces(begin, ready)] if ready else [])]
 
-    def _sift(self, plan: _Plan, begin: int, fill: receive.Fill) -> tuple[receive.Laid | None, Extras]:
+    def _sift(self, plan: Plan, begin: int, fill: receive.Fill) -> tuple[receive.Laid | None, Extras]:
         """The records of what is to be written of the datagrams in the arena, and older packets that had been held."""
         counts = np.array(fill.counts, np.int64)
         kind = np.repeat(plan.sockets.kinds[begin : begin + len(counts)], counts)
@@ -530,38 +489,19 @@ class Drain:
         np.cumsum(counts, out=slots[1:])
         return receive.Laid(data.data, ends[slots], kept), extras
 
-    def _hand_over(self, pieces: Pieces | None, extras: Extras) -> None:
-        """Packets that had been held come before the others of this round: they are older."""
-        now = clock.monotonic()
-        ahead: dict[CaptureFile, bytes] = {}
+    def _ahead(self, extras: Extras) -> list[Pieces]:
+        """Packets that had been held, one piece for each file; none if there are none."""
+        found: dict[CaptureFile, bytes] = {}
         for stream, accepted in extras:
-            found = b"".join(_record(stream, packet) for packet in accepted)
-            ahead[stream.file] = ahead.get(stream.file, b"") + found
+            records = b"".join(_record(stream, packet) for packet in accepted)
+            found[stream.file] = found.get(stream.file, b"") + records
             self.packets += len(accepted)
-        if ahead:
-            self._writer.write(pieces_of(list(ahead.items())), now=now)
-        if pieces:
+        return [pieces_of(list(found.items()))] if found else []
+
+    def _hand_over(self, ready: list[Pieces]) -> None:
+        now = clock.monotonic()
+        for pieces in ready:
             self._writer.write(pieces, now=now)
-
-
-def _pieces(plan: _Plan, begin: int, ready: Sequence[receive.Laid]) -> Pieces:
-    """All records cut into one piece for each session that is among them, in the order of its sockets."""
-    share = plan.share(begin, len(ready[0].ends) - 1)
-    if len(ready) == 1:
-        return Pieces(share.files, share.descriptors, share.segments, ready[0].data, ready[0].ends[share.edges])
-    columns = [(each.data, each.ends.tolist()) for each in ready]
-    found = (_between(columns, a, b) for a, b in pairwise(share.edges.tolist()))
-    return pieces_of(list(zip(share.files, found, strict=True)))
-
-
-def _between(columns: Sequence[tuple[memoryview, list[int]]], first: int, last: int) -> Data:
-    """The records of the sockets from `first` to before `last`; those of one socket are all in one column."""
-    used = [(data, ends) for data, ends in columns if ends[last] > ends[first]]
-    if len(used) == 1:
-        data, ends = used[0]
-        return data[ends[first] : ends[last]]
-    places = range(first, last)
-    return b"".join(data[ends[each] : ends[each + 1]] for each in places for data, ends in used)
 
 
 def _record(stream: Stream, packet: Arrival) -> bytes:

@@ -1,6 +1,6 @@
 """Puts capture records on disk: one thread writes, another makes what was written durable.
 
-The drain hands over one piece per session and tick, hundreds of them in one buffer (`Pieces`), which an *appender*
+The drain hands over one piece per session and tick, hundreds of them in each buffer (`Pieces`), which an *appender*
 writes in one go: `append`, or the C extension without the interpreter. A piece is written at the file's end or not at
 all: after a short write or an error the file is cut back to its last whole record, and the piece waits in memory. What
 waits is tried again several times a second and never given up while the session lives; the drain watches

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from siprec.media.capture import Fault, SessionCapture, SrtpTerms, StreamCapture
+from siprec.media.capture import TICK_SECONDS, Fault, SessionCapture, SrtpTerms, StreamCapture
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPool
 from siprec.media.workers import crew, process
@@ -24,7 +24,6 @@ from siprec.sdp.crypto import SUITES
 from tests.unit.media.test_capture import HOST, PCMU, Line, Rig, numbers, one_stream, wait_until
 from tests.unit.media.test_secure import SecureLine
 
-TICK_SECONDS = 0.2
 SENDING_SECONDS = 0.02
 
 

@@ -26,6 +26,7 @@ from siprec.cluster.boot import Boot, begin
 from siprec.config import Configuration, Settings
 from siprec.errors import ConfigurationError, ListenError
 from siprec.fdstore import FdStore, from_environment
+from siprec.media import rooms
 from siprec.media.capture import Capture
 from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPool
@@ -60,6 +61,9 @@ DESCRIPTORS_PER_SESSION = 5
 """Two port pairs and a capture file."""
 
 PORTS_PER_SESSION = 4
+
+ROOMS = "m0"
+"""What that memory is called in the store."""
 
 PORT_ATTEMPTS = 16
 """Free ports tried for SIP_PORT=0 until one is free for both UDP and TCP."""
@@ -111,7 +115,8 @@ async def start(
     secure: list[TcpListener] = []
     later = Later()
     with collecting_later():
-        facilities = await _facilities(settings, stack, later, node=node, ports=ports, timings=timings)
+        capture = _capture(settings, store)
+        facilities = await _facilities(settings, stack, later, node=node, ports=ports, capture=capture, timings=timings)
         limits = limits_of(settings, ports, descriptors)
         recorder = later.recorder = Recorder(facilities, limits, subject_of=lambda flow: subject_of(flow, secure))
         pump = later.pump = Pump(
@@ -158,6 +163,7 @@ async def _facilities(
     *,
     node: str,
     ports: Ports,
+    capture: Capture,
     timings: Timings | None,
 ) -> Facilities:
     """What every call works with, started; `stack` stops it."""
@@ -165,7 +171,6 @@ async def _facilities(
     stack.callback(files.shutdown, wait=False)
     pool = RenderPool()
     stack.callback(pool.close)
-    capture = _capture(settings)
     capture.start()
     stack.callback(capture.stop)
     boot = begin(settings.state_dir, lambda: secrets.token_hex(8))
@@ -194,12 +199,30 @@ async def _facilities(
     )
 
 
-def _capture(settings: Settings) -> Capture:
+def _capture(settings: Settings, store: FdStore) -> Capture:
     """In this process, or in MEDIA_WORKERS of their own. Raises ConfigurationError for a tier that cannot run here."""
+    memory = rooms_kept(store)
     if settings.MEDIA_WORKERS:
         workers, backlog = settings.MEDIA_WORKERS, settings.RTP_BACKLOG
         return RemoteCapture(workers, receive=settings.RTP_RECEIVE, backlog_bytes=backlog, on_fault=tell_fault)
-    return LocalCapture(receive=settings.RTP_RECEIVE, backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault)
+    return LocalCapture(
+        receive=settings.RTP_RECEIVE, backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault, memory=memory
+    )
+
+
+def rooms_kept(store: FdStore) -> int | None:
+    """Memory for what is read and not yet written, which outlives us if `store` does. What a process before us left
+    in its own is written now."""
+    for earlier in store.taken.pop(ROOMS, ()):
+        if packets := rooms.redo(earlier):
+            log.get().info("packets saved that had not been written", packets=packets)
+        os.close(earlier)
+    store.remove(ROOMS)
+    if not store.present:
+        return None
+    memory = rooms.create_memory()
+    store.put(ROOMS, memory)
+    return memory
 
 
 async def _shared_state(

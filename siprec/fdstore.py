@@ -9,8 +9,8 @@ way to an answer.
 
 Names are short, since those of all sockets come back in one environment string, which Linux limits to 128 KiB:
 `10000` the RTP and RTCP sockets of a pair by its lower port (`s10000` over IPv6), `u0` and `t0` the first UDP and TCP
-listener, `l0` the lock of STATE_DIR. A name may stand for several sockets, put with one message; in which order they
-come back nobody promises.
+listener, `l0` the lock of STATE_DIR, `m0` memory with what was read and not yet written. A name may stand for several
+sockets, put with one message; in which order they come back nobody promises.
 """
 
 from __future__ import annotations

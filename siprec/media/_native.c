@@ -41,10 +41,10 @@ struct memory { /* addresses in the order of `native.py`, which has checked how 
     int64_t *accepted, *octets, *paused, *first_ns, *last_ns;
     double *last_at;
     struct reception *reception;
-    int64_t *counts, *ends; /* by visited socket: datagrams left to Python, and the end of its records in `out` */
+    int64_t *counts; /* by visited socket: datagrams left to Python */
     int64_t slot_count, streams, visits, room; /* how many of each there are; `room` is the bytes of `out` */
     int32_t *descriptors;                      /* by socket; a kind is 2 x stream, plus 1 for RTCP */
-    int64_t *kinds, sockets;
+    int64_t *kinds, sockets, *ends; /* by visited socket: the end of its records in `out`, known once they are laid */
     uint8_t *out;
 };
 

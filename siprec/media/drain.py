@@ -28,6 +28,7 @@ from siprec.media.exchange import Identity, RtcpTerms
 from siprec.media.part import Outage
 from siprec.media.plan import Plan
 from siprec.media.reports import REPORT_SECONDS, Reporter
+from siprec.media.rooms import Rooms
 from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import SILENT_SECONDS, Arrival
@@ -123,6 +124,7 @@ class Drain:
         tier: tiers.Tier,
         report_seconds: float = REPORT_SECONDS,
         on_tick: Callable[[], None] | None = None,
+        rooms: Rooms | None = None,
     ) -> None:
         self.table = StreamTable()
         self._reporter = Reporter(self.table, seconds=report_seconds)
@@ -136,7 +138,8 @@ class Drain:
         self._on_fault = on_fault
         self._on_tick = on_tick
         self._arena = Arena()
-        self._receiver = tiers.receiver(tier, self._arena, table=self.table)
+        self._rooms = rooms or Rooms()
+        self._receiver = tiers.receiver(tier, self._arena, table=self.table, rooms=self._rooms)
         self._sieve = Sieve(self._arena, self.table, self._connect)
         self._sessions: dict[Session, None] = {}
         self._rtcp = selectors.DefaultSelector()  # hardly any of these sockets holds anything: not worth a call each
@@ -295,7 +298,11 @@ class Drain:
         for stream in session.streams:
             self._end(session, stream)
         session.streams.clear()
-        self._writer.close(session.file, lambda: resolve(session.closed, _result(session)))
+        self._writer.close(session.file, lambda: self._closed(session))
+
+    def _closed(self, session: Session) -> None:
+        self._rooms.leave(session.file.entry)
+        resolve(session.closed, _result(session))
 
     def _connect(self, stream: Stream) -> None:
         """Let the kernel refuse what does not come from the locked source; where it cannot, the policy still does."""
@@ -487,7 +494,10 @@ class Drain:
         data, ends = records.compact(self._arena, six, keep)
         slots = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=slots[1:])
-        return receive.Laid(data.data, ends[slots], kept), extras
+        room = self._rooms.take(plan.sockets.entries[begin : begin + len(counts)])
+        room.octets[: len(data)] = data
+        room.ends[: len(slots)] = edges = ends[slots]
+        return receive.Laid(room.lend(len(data)), edges, kept), extras
 
     def _ahead(self, extras: Extras) -> list[Pieces]:
         """Packets that had been held, one piece for each file; none if there are none."""

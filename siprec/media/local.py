@@ -19,6 +19,7 @@ from siprec.media.exchange import Exchange
 from siprec.media.part import Outage
 from siprec.media.ports import PortPair
 from siprec.media.reports import REPORT_SECONDS
+from siprec.media.rooms import Rooms
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Liveness, Stream, StreamCounters
 from siprec.media.writer import CaptureFile, Fault, Writer, resolve
@@ -30,7 +31,8 @@ class LocalCapture:
     `tick`: seconds between two looks into the sockets. `backlog_bytes`: see RTP_BACKLOG. `on_fault` is called
     from any of the threads, at the beginning and end of trouble, and must return at once. `receive`: how
     sockets are emptied (RTP_RECEIVE; `tier` tells which it became). `report_seconds`: mean time between our RTCP
-    reports on a stream. `on_tick` is called by the drain when it has read all sockets, and must return at once. Raises
+    reports on a stream. `on_tick` is called by the drain when it has read all sockets, and must return at once.
+    `memory`: the descriptor of where what is read lies until it is written, for a successor (`rooms`). Raises
     ConfigurationError when that tier cannot run here.
     """
 
@@ -43,9 +45,11 @@ class LocalCapture:
         receive: tiers.Choice = "auto",
         report_seconds: float = REPORT_SECONDS,
         on_tick: Callable[[], None] | None = None,
+        memory: int | None = None,
     ) -> None:
         report = on_fault or _ignore
         self.tier = tiers.choose(receive)
+        self._rooms = Rooms(memory=memory)
         self._writer = Writer(report, tiers.appender(self.tier))
         self._drain = Drain(
             self._writer,
@@ -55,6 +59,7 @@ class LocalCapture:
             tier=self.tier,
             report_seconds=report_seconds,
             on_tick=on_tick,
+            rooms=self._rooms,
         )
 
     def start(self) -> None:
@@ -74,6 +79,7 @@ class LocalCapture:
 
     def carry_on(self, file: CaptureFile) -> LocalSession:
         """A new capture in a file that another process has made."""
+        file.entry = self._rooms.enter(file.directory)
         session = Session(file)
         self._drain.submit(partial(self._drain.open, session), at_once=False)
         return LocalSession(self._drain, self._writer, session)

@@ -6,7 +6,6 @@ records come ready in `Fill.laid`. All others are left as `receive.BatchReceiver
 
 from __future__ import annotations
 
-import weakref
 from array import array
 from typing import Any
 
@@ -18,87 +17,45 @@ from siprec.media import _native
 from siprec.media.arena import HEADROOM, NAME, STRIDE, Arena
 from siprec.media.receive import GROUP_SOCKETS, Fill, Laid, Sockets
 from siprec.media.reception import RECEPTION
+from siprec.media.rooms import Rooms
 from siprec.media.streams import PAYLOAD_TYPES, StreamTable
-
-MAX_ROOMS = 32
-"""Buffers kept, of a MiB each with G.711: the rounds of one tick at 12 000 streams. More are used while the disk is
-slow, and given back."""
-
-REVIEW_FILLS = 300
-"""Rounds, a minute's with few streams, after which buffers that none of them needed are given back."""
 
 
 class NativeReceiver:
-    """Drains the streams of `table`; what takes thought goes to `arena`."""
+    """Drains the streams of `table` into `rooms`; what takes thought goes to `arena`."""
 
-    def __init__(self, arena: Arena, table: StreamTable) -> None:
+    def __init__(self, arena: Arena, table: StreamTable, rooms: Rooms) -> None:
         self.arena = arena
         self.failures = 0
         self._table = table
         self._reception = table.reception
         self._counts = np.zeros(GROUP_SOCKETS, np.int64)
-        self._ends = np.zeros(GROUP_SOCKETS + 1, np.int64)
-        self._rooms: list[_Room] = []
-        self._fills = 0
-        self._needed = 0  # rooms, since they were reviewed
+        self._rooms = rooms
         self._memory = self._addresses()
 
     def fill(self, sockets: Sockets, begin: int) -> Fill:
         if self._table.reception is not self._reception:  # the table has grown: all its arrays are other ones
             self._reception, self._memory = self._table.reception, self._addresses()
-        room, memory = self._room(), self._memory
-        memory[-4], memory[-3], memory[-2] = sockets.memory
-        memory[-1] = room.address
+        room, memory = self._rooms.take(sockets.entries[begin : begin + GROUP_SOCKETS]), self._memory
+        memory[-5], memory[-4], memory[-3] = sockets.memory
+        memory[-2], memory[-1] = room.ends_address, room.address
         visited, used, size, packets, failures, most, unfinished = _native.drain(memory, begin, clock.monotonic())
         self.failures += failures
-        laid = Laid(room.lend(size), self._ends[: visited + 1], packets) if packets else None
+        laid = Laid(room.lend(size), room.ends[: visited + 1], packets) if packets else None
         counts = self._counts[:visited].tolist() if used else [0] * visited
         return Fill(counts, used, bool(unfinished), most, laid)
 
     def _addresses(self) -> array[int]:
-        """What `struct memory` holds; the last four are filled in for each round. Raises ValueError when an array is
+        """What `struct memory` holds; the last five are filled in for each round. Raises ValueError when an array is
         not as long as the extension takes it to be."""
         arena, table = self.arena, self._table
         slots, streams = arena.slots, len(table.reception)
         found = [
             *(_address(getattr(arena, name), size * slots) for name, size in _BY_SLOT.items()),
             *(_address(getattr(table, name), size * streams) for name, size in _BY_STREAM.items()),
-            *(_address(each, 8 * len(each)) for each in (self._counts, self._ends)),
+            _address(self._counts, 8 * GROUP_SOCKETS),
         ]
-        return array("Q", [*found, slots, streams, GROUP_SOCKETS, slots * STRIDE, 0, 0, 0, 0])
-
-    def _room(self) -> _Room:
-        """One that nobody holds a part of: the first, so that those come to rest that only a slow disk needed."""
-        self._fills += 1
-        if self._fills % REVIEW_FILLS == 0:
-            del self._rooms[self._needed :]
-            self._needed = 0
-        number = 0
-        while number < len(self._rooms) and not self._rooms[number].free():
-            number += 1
-        found = self._rooms[number] if number < len(self._rooms) else _Room(self.arena.slots * STRIDE)
-        if number == len(self._rooms) < MAX_ROOMS:
-            self._rooms.append(found)
-        self._needed = max(self._needed, number + 1)
-        return found
-
-
-class _Room:
-    """Where the records of a round are laid. Pages that have been written to once cost nothing any more."""
-
-    def __init__(self, size: int) -> None:
-        self.octets = np.empty(size, np.uint8)
-        self.address = self.octets.ctypes.data
-        self._lent: weakref.ref[NDArray[np.uint8]] | None = None
-
-    def free(self) -> bool:
-        return self._lent is None or self._lent() is None
-
-    def lend(self, size: int) -> memoryview:
-        """The first `size` bytes; taken until this and all that is cut from it is gone."""
-        part = self.octets[:size]
-        self._lent = weakref.ref(part)
-        return part.data
+        return array("Q", [*found, slots, streams, GROUP_SOCKETS, self._rooms.octets, 0, 0, 0, 0, 0])
 
 
 _BY_SLOT = {"flat": STRIDE, "names": NAME, "truncated": 1, "length": 8, "time_ns": 8}

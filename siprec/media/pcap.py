@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,13 @@ def _is_udp(heads: NDArray[np.uint8], six: NDArray[np.bool_]) -> NDArray[np.bool
     udp6: NDArray[np.bool_] = six & (heads[:, RECORD_HEADER + 6] == UDP) & (size >= IPV6_HEADERS)
     udp4: NDArray[np.bool_] = (heads[:, RECORD_HEADER] == 0x45) & (heads[:, RECORD_HEADER + 9] == UDP)
     return udp4 | udp6
+
+
+def split(records: bytes) -> list[bytes]:
+    """The whole records in `records`, each for itself, the oldest first."""
+    starts, end = _steps(records, 0, len(records))
+    found = [records[begin:stop] for begin, stop in pairwise([*starts.tolist(), end])]
+    return sorted(found, key=lambda record: _RECORD.unpack_from(record)[:2])
 
 
 def span(records: bytes) -> tuple[int, int, int]:

@@ -35,6 +35,7 @@ class Plan:
         self.files: list[CaptureFile] = []
         objects: list[socket.socket] = []
         kinds: list[int] = []
+        entries: list[int] = []
         starts: list[int] = []
         for file, streams in parts:
             starts.append(len(kinds))
@@ -46,7 +47,8 @@ class Plan:
                 if rtcp:
                     objects.append(stream.pair.rtcp)
                     kinds.append(2 * stream.index + 1)
-        self.sockets = Sockets(objects, kinds)
+            entries += [file.entry] * (len(kinds) - len(entries))
+        self.sockets = Sockets(objects, kinds, entries)
         self._descriptors, self._segments = about(self.files)
         self._starts = np.array([*starts, len(kinds)], np.int64)
         self._shares: dict[tuple[int, int], _Share] = {}
@@ -70,7 +72,7 @@ class Plan:
             return Pieces(share.files, share.descriptors, share.segments, ready[0].data, ready[0].ends[share.edges])
         columns = [(each.data, each.ends.tolist()) for each in ready]
         found = (_between(columns, a, b) for a, b in pairwise(share.edges.tolist()))
-        return pieces_of(list(zip(share.files, found, strict=True)))
+        return pieces_of(list(zip(share.files, found, strict=True)))._replace(copied=ready)
 
 
 def _between(columns: Sequence[tuple[memoryview, list[int]]], first: int, last: int) -> Data:

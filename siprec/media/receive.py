@@ -66,16 +66,17 @@ _CMSG = np.dtype(
 
 
 class Sockets:
-    """Sockets in the order of reading. `kinds` says what comes there: 2 x stream, plus 1 for RTCP. `memory`: the
-    addresses of `descriptors` and `kinds`, and their length."""
+    """Sockets in the order of reading. `kinds` says what comes there: 2 x stream, plus 1 for RTCP. `entries`: to which
+    file it belongs (`rooms`). `memory`: the addresses of `descriptors` and `kinds`, and their length."""
 
-    __slots__ = ("descriptors", "kinds", "memory", "numbers", "objects")
+    __slots__ = ("descriptors", "entries", "kinds", "memory", "numbers", "objects")
 
-    def __init__(self, objects: Sequence[socket.socket], kinds: Sequence[int]) -> None:
+    def __init__(self, objects: Sequence[socket.socket], kinds: Sequence[int], entries: Sequence[int] = ()) -> None:
         self.objects = objects
         self.numbers = [each.fileno() for each in objects]
         self.descriptors = np.array(self.numbers, np.int32)
         self.kinds = np.array(kinds, np.int64)
+        self.entries = np.array(entries, np.uint32)
         self.memory = (self.descriptors.ctypes.data, self.kinds.ctypes.data, len(kinds))
 
 

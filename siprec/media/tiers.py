@@ -11,6 +11,7 @@ from typing import Literal
 from siprec.errors import ConfigurationError
 from siprec.media.arena import Arena
 from siprec.media.receive import BatchReceiver, Receiver, SingleReceiver
+from siprec.media.rooms import Rooms
 from siprec.media.streams import StreamTable
 from siprec.media.writer import Appender, append
 
@@ -38,9 +39,9 @@ def choose(wanted: Choice) -> Tier:
     return wanted
 
 
-def receiver(tier: Tier, arena: Arena, *, table: StreamTable) -> Receiver:
-    """What empties sockets into `arena` by `tier`."""
-    return _MAKERS[tier](arena, table)
+def receiver(tier: Tier, arena: Arena, *, table: StreamTable, rooms: Rooms) -> Receiver:
+    """What empties sockets into `arena` by `tier`; what is finished at once, into `rooms`."""
+    return _MAKERS[tier](arena, table, rooms)
 
 
 def appender(tier: Tier) -> Appender:
@@ -52,14 +53,14 @@ def appender(tier: Tier) -> Appender:
     return _native.append
 
 
-def _native(arena: Arena, table: StreamTable) -> Receiver:
+def _native(arena: Arena, table: StreamTable, rooms: Rooms) -> Receiver:
     from siprec.media.native import NativeReceiver  # only where it was built
 
-    return NativeReceiver(arena, table)
+    return NativeReceiver(arena, table, rooms)
 
 
-_MAKERS: dict[Tier, Callable[[Arena, StreamTable], Receiver]] = {
+_MAKERS: dict[Tier, Callable[[Arena, StreamTable, Rooms], Receiver]] = {
     "native": _native,
-    "batch": lambda arena, _: BatchReceiver(arena),
-    "single": lambda arena, _: SingleReceiver(arena),
+    "batch": lambda arena, *_: BatchReceiver(arena),
+    "single": lambda arena, *_: SingleReceiver(arena),
 }

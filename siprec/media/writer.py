@@ -97,7 +97,7 @@ class CaptureFile:
     Opened by any thread, then the writer's alone. `first` is the number of the row's first file here, which is created
     unless its `descriptor` is given; that number stays the same from file to file. `octets` counts the bytes of records
     in files that are closed. Raises ArchiveError when it cannot be created. `segment_ends`: when the next file is due,
-    on `clock.monotonic`.
+    on `clock.monotonic`. `entry`: where `rooms` finds the directory.
     """
 
     __slots__ = (
@@ -108,6 +108,7 @@ class CaptureFile:
         "descriptor",
         "device",
         "directory",
+        "entry",
         "finish",
         "finish_by",
         "octets",
@@ -126,6 +127,7 @@ class CaptureFile:
         descriptor: int | None = None,
     ) -> None:
         self.directory = directory
+        self.entry = 0
         self._first = first
         self.outages = OutageLog()
         self._last = first
@@ -171,13 +173,15 @@ class CaptureFile:
 
 class Pieces(NamedTuple):
     """What to append to `files`, each of them once: to the one at `place`, the bytes of `data` from `cuts[place]` to
-    `cuts[place + 1]`. `descriptors` are those of `files`; `segments`: some of them have an end."""
+    `cuts[place + 1]`. `descriptors` are those of `files`; `segments`: some of them have an end. `copied`: what `data`
+    is a copy of, to be held until it is written (`rooms`)."""
 
     files: Sequence[CaptureFile]
     descriptors: NDArray[np.int32]
     segments: bool
     data: Data
     cuts: NDArray[np.int64]
+    copied: object = None
 
     def piece(self, place: int) -> Data:
         return self.data[int(self.cuts[place]) : int(self.cuts[place + 1])]
@@ -214,6 +218,11 @@ def append(
         except OSError as error:
             return place, at - begin, error.errno or errno.EIO
     return last, 0, 0
+
+
+def following(files: Sequence[Path]) -> int:
+    """The number of the next file of a row that ends with the last of `files`, in their order."""
+    return int(files[-1].stem.rpartition("-")[2]) + 1 if files else 1
 
 
 def path_of(directory: Path, number: int) -> Path:

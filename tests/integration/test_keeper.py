@@ -242,7 +242,7 @@ def test_systemd_s_own_store_needs_no_keeper(tmp_path: Path) -> None:
                 names += re.findall(rb"FDNAME=(\w+)", said)
                 for fd in fds:
                     os.close(fd)
-            assert names == [b"l0", b"u0", b"t0"]
+            assert names == [b"l0", b"m0", b"u0", b"t0"]
             server.wait_for("ready to record")
             assert server.worker == server.process.pid
             heard = threading.Event()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from siprec import log
-from siprec.app import node_id
+from siprec.app import ROOMS, node_id, rooms_kept
 from siprec.config import Settings
 from siprec.errors import ConfigurationError
+from siprec.fdstore import FdStore, Inbox
+from siprec.media import pcap
+from siprec.media.rooms import Rooms
+from siprec.media.writer import CaptureFile
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
 
@@ -26,6 +32,36 @@ def test_a_name_is_made_once(settings: Settings, tmp_path: Path) -> None:
     assert NAME.fullmatch(name)
     assert node_id(settings) == name
     assert [each.name for each in tmp_path.iterdir()] == ["node_id"]
+
+
+def test_what_an_earlier_life_laid_and_did_not_write_is_written(tmp_path: Path) -> None:
+    inbox = Inbox()
+    first = FdStore(inbox.address)
+    memory = rooms_kept(first)
+    [(_, said, kept)] = inbox.messages()
+    assert memory is not None
+    assert said["FDNAME"] == ROOMS
+    folder = tmp_path / "part"
+    folder.mkdir()
+    CaptureFile(folder)
+    record = pcap.record(1, b"heard", source=("192.0.2.1", 5000), destination=("192.0.2.9", 6000))
+    life = Rooms(memory=memory)
+    room = life.take(np.array([life.enter(folder)], np.uint32))
+    room.octets[: len(record)] = np.frombuffer(record, np.uint8)
+    room.ends[1] = len(record)
+    os.close(memory)
+
+    second = FdStore(inbox.address, {ROOMS: kept})
+    again = rooms_kept(second)
+    assert (folder / "capture-0002.pcap").read_bytes() == pcap.write_header() + record
+    removed, put = (each for _, each, _ in inbox.messages())
+    assert (removed["FDNAME"], put["FDNAME"]) == (ROOMS, ROOMS)
+    assert "FDSTOREREMOVE" in removed
+    assert again is not None
+    os.close(again)
+    for each in (first, second, inbox):
+        each.close()
+    assert rooms_kept(FdStore()) is None
 
 
 @pytest.mark.parametrize("host", ["\u0661\u0662.example.com", "-.-", "a" * 64])

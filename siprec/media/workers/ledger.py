@@ -19,7 +19,7 @@ from siprec.media.streams import Liveness, StreamCounters
 from siprec.media.workers import wire
 from siprec.media.workers.board import Board
 from siprec.media.workers.wire import Message, Question
-from siprec.media.writer import OutageLog, create
+from siprec.media.writer import OutageLog, create, following
 
 
 @dataclass(slots=True, eq=False)
@@ -149,8 +149,7 @@ class SessionEntry:
     def opening(self) -> tuple[Message, int]:
         """To be said to a worker first, and the descriptor to hand over. Raises ArchiveError."""
         if self.descriptor is None:
-            files = self.files()
-            self.file = int(files[-1].stem.rpartition("-")[2]) + 1 if files else 1
+            self.file = following(self.files())
             self.descriptor = create(self.directory, self.file)
         descriptor, self.descriptor = self.descriptor, None
         message = {

@@ -11,6 +11,7 @@ import sys
 from dataclasses import astuple
 
 from siprec import clock
+from siprec.media import rooms
 from siprec.media.capture import Totals
 from siprec.media.workers.board import Board
 from siprec.media.workers.link import Link
@@ -47,6 +48,7 @@ class Process:
         self._ready_at = 0.0
         self.link: Link | None = None
         self._memory = Board.create()
+        self._rooms: int | None = None  # of the one that lives: another begins with empty ones
         self.board = Board(self._memory)
         self.ready = False
         self.told_to_stop = False
@@ -66,7 +68,8 @@ class Process:
         """Raises OSError when the system gives no process."""
         ours, theirs = socket.socketpair()
         with theirs:
-            shared = [theirs.fileno(), self._memory]
+            self._rooms = rooms.create_memory()
+            shared = [theirs.fileno(), self._memory, self._rooms]
             numbers = (*shared, os.getpid(), *astuple(self._orders))
             command = [sys.executable, "-P", "-m", "siprec.media.workers.worker", *map(str, numbers)]
             try:
@@ -104,6 +107,10 @@ class Process:
         cause = "not started"
         if self._process is not None:
             cause = self._reap(self._process)
+        if self._rooms is not None:
+            rooms.redo(self._rooms)
+            os.close(self._rooms)
+            self._rooms = None
         if self.link is not None:
             self.link.close()
         steady = self.ready and clock.monotonic() - self._ready_at >= STEADY_SECONDS

@@ -1,6 +1,6 @@
 """A media worker: a process that captures what another one hands it, and ends when that one does.
 
-    python -m siprec.media.workers.worker LINK BOARD PARENT TICK BACKLOG_BYTES TIER REPORT_SECONDS
+    python -m siprec.media.workers.worker LINK BOARD ROOMS PARENT TICK BACKLOG_BYTES TIER REPORT_SECONDS
 
 It ends by the end of its link, not by a signal that the kernel would send at its parent's death: what was read must
 still be written. Signals that go to all processes of a group or a service are for the parent to act on.
@@ -65,9 +65,9 @@ class _Session:
 
 
 class Worker:
-    """`parent`: the process id of whoever is at the other end of `link`."""
+    """`parent`: the process id of whoever is at the other end of `link`. `memory`: for `media.rooms`."""
 
-    def __init__(self, link: Link, board: Board, *, parent: int, orders: Orders) -> None:
+    def __init__(self, link: Link, board: Board, memory: int, *, parent: int, orders: Orders) -> None:
         self._link = link
         self._board = board
         self._parent = parent
@@ -80,6 +80,7 @@ class Worker:
             report_seconds=orders.report_seconds,
             on_fault=lambda fault: self._later(partial(self._tell_fault, fault)),
             on_tick=lambda: self._later(self._show),
+            memory=memory,
         )
         self._sessions: dict[int, _Session] = {}
         self._streams: dict[int, _Stream] = {}
@@ -286,11 +287,11 @@ _SHOWN: Any = {"accepted": 0, "octets": 0, "rtcp": 0, "first_packet_ns": 0, "las
 def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    link, board, parent, tick, backlog_bytes, tier, report_seconds = arguments
+    link, board, memory, parent, tick, backlog_bytes, tier, report_seconds = arguments
     orders = Orders(float(tick), int(backlog_bytes), cast(Tier, tier), float(report_seconds))
     sock = socket.socket(fileno=int(link))
     sock.set_inheritable(False)
-    Worker(Link(sock), Board(int(board)), parent=int(parent), orders=orders).run()
+    Worker(Link(sock), Board(int(board)), int(memory), parent=int(parent), orders=orders).run()
 
 
 if __name__ == "__main__":

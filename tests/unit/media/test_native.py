@@ -18,6 +18,7 @@ from siprec.media.arena import HEADROOM, Arena
 from siprec.media.exchange import Exchange, Identity
 from siprec.media.ports import PortPool
 from siprec.media.reception import Heard, follow
+from siprec.media.rooms import Rooms
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Stream, StreamTable, origin
 from siprec.media.writer import CaptureFile
@@ -30,8 +31,10 @@ from siprec.media import _native
 from siprec.media.native import NativeReceiver
 
 SLOTS = 64
-ROOM = -5
-"""The bytes of output among the receiver's memory."""
+ROOM, ENDS = -6, -2
+"""The bytes of output among the receiver's memory, and where the ends of records go."""
+
+NOBODYS = np.zeros(0, np.uint32)
 
 
 class Line:
@@ -54,7 +57,8 @@ class Line:
         self.stream.source.remote = self.stream.source.locked = origin(self.source)
         self.stream.source.ssrc = 5
         self.table.follow(self.stream)
-        self.receiver = NativeReceiver(Arena(slots), self.table)
+        self.rooms = Rooms(slots)
+        self.receiver = NativeReceiver(Arena(slots), self.table, self.rooms)
         follow(self.table.reception[0], Heard(99, 99 * 160, 5, 0, 8000, 1))
         self.row = self.table.reception[0].copy()
         self.head = packets.build(0, 103, timestamp=103 * 160, ssrc=5, payload=bytes(160))[4:]
@@ -214,36 +218,6 @@ def test_records_stay_as_they_are_while_anyone_holds_a_part_of_them(line: Line) 
     assert kept.tobytes() == copy
 
 
-def test_rooms_are_used_again_and_no_more_than_some_are_kept(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siprec.media.native.MAX_ROOMS", 2)
-    held = []
-    for number in range(100, 104):
-        line.send(1, first=number)
-        held.append(laid(line.fill()).data)
-    assert len({each.tobytes() for each in held}) == 4
-    assert len(line.receiver._rooms) == 2
-    held.clear()
-    line.send(1, first=104)
-    line.fill()
-    assert len(line.receiver._rooms) == 2
-
-
-def test_rooms_that_are_not_needed_any_more_are_given_back(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siprec.media.native.REVIEW_FILLS", 4)
-    held = []
-    for number in range(100, 103):
-        line.send(1, first=number)
-        held.append(laid(line.fill()).data)
-    assert len(line.receiver._rooms) == 3
-    held.clear()
-    for _ in range(4):
-        line.fill()
-    assert len(line.receiver._rooms) == 3
-    for _ in range(4):
-        line.fill()
-    assert len(line.receiver._rooms) == 1
-
-
 @pytest.mark.parametrize("where", ["arena", "table"])
 def test_arrays_of_another_length_are_refused(line: Line, where: str) -> None:
     if where == "arena":
@@ -251,7 +225,7 @@ def test_arrays_of_another_length_are_refused(line: Line, where: str) -> None:
     else:
         line.table.port = np.zeros(line.table.port.shape, np.uint32)
     with pytest.raises(ValueError, match="where the C extension takes"):
-        NativeReceiver(line.receiver.arena, line.table)
+        NativeReceiver(line.receiver.arena, line.table, Rooms(SLOTS))
 
 
 def test_a_table_that_has_grown_is_taken_up(line: Line) -> None:
@@ -264,7 +238,7 @@ def test_a_table_that_has_grown_is_taken_up(line: Line) -> None:
 
 def test_what_finds_no_room_is_left(line: Line) -> None:
     line.send(3)
-    room = line.receiver._room()
+    room = line.rooms.take(NOBODYS)
     room.octets[:600] = 0
     line.receiver._memory[ROOM] = 500
     fill = line.fill()
@@ -279,6 +253,7 @@ def test_arguments_are_checked(line: Line) -> None:
             _native.drain(wrong, 0, 0.0)
     with pytest.raises(ValueError, match="other memory"):
         _native.drain(memory, -1, 0.0)
+    memory[ENDS] = line.rooms.take(NOBODYS).ends_address
     assert _native.drain(memory, 0, 0.0)[0] == 0  # as yet it has no sockets
 
 

@@ -12,12 +12,13 @@ from siprec.media import pcap, receive, records, tiers
 from siprec.media.arena import HEADROOM, SLOT, Arena
 from siprec.media.exchange import Exchange, Identity
 from siprec.media.ports import SO_TIMESTAMPNS, PortPair, PortPool
+from siprec.media.rooms import Rooms
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Stream, StreamTable
 from siprec.media.writer import CaptureFile
 
 Tier = Callable[[Arena], receive.Receiver]
-TIERS: list[Tier] = [partial(tiers.receiver, tier, table=StreamTable()) for tier in tiers.available()]
+TIERS: list[Tier] = [partial(tiers.receiver, tier, table=StreamTable(), rooms=Rooms()) for tier in tiers.available()]
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])

@@ -39,11 +39,7 @@ class Arena:
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.slots = slots
-        # page-aligned, untouched pages cost nothing; private, for only then the kernel gives huge pages
-        self._memory = mmap.mmap(-1, slots * STRIDE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self.flat: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
+        self.flat = private_memory(slots * STRIDE)
         self.rows = self.flat.reshape(slots, STRIDE)
         self.words = self.rows.view("<u4")
         self.halves = self.rows.view(">u2")
@@ -73,6 +69,14 @@ class Arena:
         name.view(">u2")[1] = port
         start = 4 if len(packed) == 4 else 8
         name[start : start + len(packed)] = np.frombuffer(packed, np.uint8)
+
+
+def private_memory(size: int) -> NDArray[np.uint8]:
+    """`size` bytes on pages of their own, huge ones where the kernel gives such; untouched pages cost nothing."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 @lru_cache(maxsize=1024)

@@ -2,8 +2,8 @@
 
 A packet that was read is no longer in its socket, and until its record is appended it is in no file. So records are
 laid into a *room*, and all rooms lie in one memfd that somebody else may hold as well. The head of a room tells which
-sockets' records it takes and to which file those belong, then how far records are laid; once they are appended, it
-belongs to none any more. Whoever comes after a process that was killed calls `redo` with that memory (the keeper has
+sockets' records it takes and to which file those belong, then how far records are laid; once they are appended, that
+nothing is due any more. Whoever comes after a process that was killed calls `redo` with that memory (the keeper has
 kept it, or the process that had started a media worker), and the records that it left behind are written.
 
 What is written twice costs nothing, since rendering drops duplicates; so a successor need not know exactly how far its
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from siprec.errors import ArchiveError
 from siprec.media import pcap
-from siprec.media.arena import SLOTS, STRIDE
+from siprec.media.arena import SLOTS, STRIDE, private_memory
 from siprec.media.receive import GROUP_SOCKETS
 from siprec.media.writer import create, following
 
@@ -48,7 +48,7 @@ _PAGE = 4096
 _FOLDERS = _PAGE
 _ROOMS = _FOLDERS + MAX_FILES * FOLDER_BYTES
 _ENDS = 8 * (GROUP_SOCKETS + 1)
-_BUSY = _ENDS + 4 * GROUP_SOCKETS
+_DUE = _ENDS + 4 * GROUP_SOCKETS
 _HEAD = 2 * _PAGE
 
 
@@ -58,31 +58,31 @@ class Room:
 
     def __init__(self, memory: NDArray[np.uint8]) -> None:
         self.ends: NDArray[np.int64] = memory[:_ENDS].view(np.int64)
-        self._entries: NDArray[np.uint32] = memory[_ENDS:_BUSY].view(np.uint32)
-        self._busy = memory[_BUSY : _BUSY + 1]
+        self._entries: NDArray[np.uint32] = memory[_ENDS:_DUE].view(np.uint32)
+        self._due = memory[_DUE : _DUE + 1]
+        self._lent_parts: list[weakref.ref[NDArray[np.uint8]]] = []
         self.octets = memory[_HEAD:]
         self.address, self.ends_address = self.octets.ctypes.data, self.ends.ctypes.data
-        self._lent: weakref.ref[NDArray[np.uint8]] | None = None
 
     @property
     def free(self) -> bool:
-        return not self._busy[0]
+        return not self._lent_parts
 
     def begin(self, entries: NDArray[np.uint32]) -> None:
         """From now on it is for sockets whose records go to the files of `entries`."""
-        self.ends.fill(0)  # first, else the records of last time would be said to belong to these
+        self.ends.fill(0)
         self._entries[: len(entries)] = entries
+        self._due[0] = 1  # last, else the records of last time would be said to belong to these
 
     def lend(self, size: int) -> memoryview:
         """The first `size` bytes: taken, and due to be written, until this and all that is cut from it is gone."""
-        part, entries, busy = self.octets[:size], self._entries, self._busy
+        part, due, parts = self.octets[:size], self._due, self._lent_parts
 
         def written(_: object) -> None:
-            entries.fill(0)
-            busy[0] = 0
+            due[0] = 0
+            parts.clear()
 
-        self._busy[0] = 1
-        self._lent = weakref.ref(part, written)
+        parts.append(weakref.ref(part, written))
         return part.data
 
 
@@ -106,20 +106,20 @@ class Rooms:
         self._taken += 1
         if self._taken % REVIEW_TAKES == 0:
             self._give_back()
-        number = next((number for number, room in enumerate(self._rooms) if room.free), len(self._rooms))
-        if number < len(self._rooms):
-            found = self._rooms[number]
-        else:
-            found = Room(self._area(number))
-            if number < MAX_ROOMS:
-                self._rooms.append(found)
+        number = 0
+        while number < len(self._rooms) and not self._rooms[number].free:
+            number += 1
+        found = self._rooms[number] if number < len(self._rooms) else Room(self._area(number))
+        if number == len(self._rooms) < MAX_ROOMS:
+            self._rooms.append(found)
         self._needed = max(self._needed, number + 1)
-        found.begin(entries)
+        if self._memory is not None:
+            found.begin(entries)
         return found
 
     def _area(self, number: int) -> NDArray[np.uint8]:
         if self._memory is None or number >= MAX_ROOMS:
-            return np.zeros(self._size, np.uint8)
+            return private_memory(self._size)
         return np.frombuffer(self._memory, np.uint8, self._size, _ROOMS + number * self._size)
 
     def _give_back(self) -> None:
@@ -182,8 +182,10 @@ def _left(memory: int) -> Iterator[tuple[int, bytes]]:
     """What is laid and not known to be written, with its entry. Reading in this way makes no page of memory real."""
     size = (os.fstat(memory).st_size - _ROOMS) // MAX_ROOMS
     for at in range(_ROOMS, _ROOMS + MAX_ROOMS * size, size):
-        head = os.pread(memory, _BUSY, at)
-        ends, entries = np.frombuffer(head[:_ENDS], np.int64), np.frombuffer(head[_ENDS:], np.uint32)
+        head = os.pread(memory, _DUE + 1, at)
+        if not head[_DUE]:
+            continue
+        ends, entries = np.frombuffer(head[:_ENDS], np.int64), np.frombuffer(head[_ENDS:_DUE], np.uint32)
         for entry, (begin, end) in zip(entries.tolist(), pairwise(ends.tolist()), strict=True):
             if end < begin:  # no socket after this one had been emptied yet
                 break

@@ -17,6 +17,7 @@ from pathlib import Path
 from siprec.media.capture import Fault
 from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPair, PortPool
+from siprec.media.rooms import create_memory
 from siprec.media.tiers import Tier, available
 from tests.load.machine import raise_descriptor_limit
 
@@ -39,7 +40,7 @@ def main(address: str, first_port: int, streams: int, folder: Path, source_port:
     raise_descriptor_limit()
     faults: list[Fault] = []
     pool = PortPool(address, first_port, first_port + 2 * streams - 1, choose=random.Random(1))
-    engine = LocalCapture(on_fault=faults.append, receive=tier)
+    engine = LocalCapture(on_fault=faults.append, receive=tier, memory=create_memory())
     empty = resident_kib()
     pairs = bound(pool, streams)
     sessions = []

@@ -6,7 +6,8 @@ per system call (`receive`), into one *arena* of fixed slots (`arena`). While a 
 processor's cache, vectors decide which packets belong to a recording (`sift`, and `source` for the few that
 take thought), lay a record header in front of each (`records`), and copy the records together, those of one
 session side by side. Where the C extension was built it does all this for sockets with nothing doubtful in them
-(`native`), and the arena holds the rest. The *writer* thread appends one piece per session and tick to its pcap file,
+(`native`), and the arena holds the rest. Records lie in *rooms* until they are written, and these may outlive the
+process (`rooms`): what a killed one had read is not lost. The *writer* thread appends one piece per session and tick to its pcap file,
 hundreds in one call of the extension, and keeps in memory what a full or slow disk cannot take (`writer`); a third
 thread makes it durable each second. RTCP sockets and the kernel's drop counters are looked at where something is likely
 to be found: epoll tells of the ones, a socket that gave much of the others, and every counter has its turn.

@@ -22,7 +22,7 @@ SLOT = 2048
 STRIDE = HEADROOM + SLOT
 
 SLOTS = 4096
-"""Datagrams read before they are worked on: 340 G.711 streams of one tick, in 8.25 MiB."""
+"""Datagrams read before they are worked on: 370 G.711 streams of one tick, in 8.25 MiB."""
 
 NAME = 32
 """Bytes for the sender's address: sockaddr_in has 16, sockaddr_in6 28."""

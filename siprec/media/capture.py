@@ -1,7 +1,7 @@
 """Capture: what comes to the sockets goes to disk as it came, with the time the kernel saw it.
 
 Theory of operation. A recorder forwards nothing, so it may be late: packets wait in their sockets (a default
-buffer holds 5 s of G.711), and four times a second the *drain* thread empties all of them, hundreds of packets
+buffer holds 5 s of G.711), and some four times a second the *drain* thread empties all of them, hundreds of packets
 per system call (`receive`), into one *arena* of fixed slots (`arena`). While a group of sockets is still in the
 processor's cache, vectors decide which packets belong to a recording (`sift`, and `source` for the few that
 take thought), lay a record header in front of each (`records`), and copy the records together, those of one
@@ -53,10 +53,10 @@ __all__ = [
     "Totals",
 ]
 
-TICK_SECONDS = 0.24
-"""Between two looks into the sockets: a default buffer could wait 20 times as long. What is in the sockets is lost when
-keeper and worker die together, and that shall be no more than 250 ms; each look costs the same for each stream,
-however many packets it brings."""
+TICK_SECONDS = 0.22
+"""Between two looks into the sockets: a default buffer could wait 20 times as long. Each look costs the same for each
+stream, however many packets it brings; but what waits in the sockets is lost when keeper and worker die together, and
+with a packet's time that shall be no more than 250 ms."""
 
 BACKLOG_BYTES = 512 << 20
 """Memory for records that the disk cannot take yet (RTP_BACKLOG)."""

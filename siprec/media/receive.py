@@ -24,7 +24,7 @@ from siprec import clock
 from siprec.media.arena import HEADROOM, NAME, SLOT, STRIDE, Arena
 from siprec.media.ports import SO_TIMESTAMPNS
 
-GROUP_SOCKETS = 320
+GROUP_SOCKETS = 360
 """Sockets emptied before their datagrams are worked on, so that these are still in the processor's cache, and so that
 what comes in a tick fits the arena: then they are the same sockets each time."""
 

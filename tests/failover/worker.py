@@ -14,7 +14,8 @@ from tests.failover.figures import Marks, Row, count, mark
 from tests.support.server import Server, serving
 
 TICK_PACKETS = 10
-"""What a drain reads of a stream in one tick of 0.2 s: the most that a kill may catch between reading and writing."""
+"""Fewer than a drain reads of a stream in one tick. What a kill catches between reading and writing is not lost, but
+for the packets of the one socket that is being emptied."""
 
 BETWEEN_SECONDS = (0.7, 1.1)
 """From one start to the next kill; drawn, so that kills hit every phase of the drain's tick."""

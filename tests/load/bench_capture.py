@@ -38,12 +38,12 @@ DESCRIPTORS_PER_STREAM = 2.5
 DESCRIPTORS_SPARE = 200
 
 STREAMS = "200,1000,2000,4000,8000"
-SECONDS = 2.4
+SECONDS = 2.2
 ROUNDS = 3
 
-WHOLE_SECONDS = 1.2
-"""Five looks of ours, six of the bare receiver (every 0.2 s): what is measured is a whole number of either, so that it
-does not matter when in a tick the measurement begins."""
+WHOLE_SECONDS = 2.2
+"""Ten looks of ours, eleven of the bare receiver (every 0.2 s): what is measured is a whole number of either, so that
+it does not matter when in a tick the measurement begins."""
 
 WARM_UP_SECONDS = 4 * TICK_SECONDS
 """Three ticks and the generator's start: sources are learned, files begun; setting up calls is not measured here."""

@@ -220,7 +220,11 @@ def rooms_kept(store: FdStore) -> int | None:
     store.remove(ROOMS)
     if not store.present:
         return None
-    memory = rooms.create_memory()
+    try:
+        memory = rooms.create_memory()
+    except OSError as error:
+        log.get().warning("no memory outlives this process", reason=error.strerror, effect="a kill may cost a tick")
+        return None
     store.put(ROOMS, memory)
     return memory
 

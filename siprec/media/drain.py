@@ -452,18 +452,20 @@ class Drain:
 
     def _read(self, plan: Plan) -> None:
         """Everything that waits in the sockets of `plan`."""
-        at, ready = 0, []
-        while at < len(plan.sockets.numbers):
-            fill = self._receiver.fill(plan.sockets, at)
-            if fill.used or fill.laid:
-                ready += self._take(plan, at, fill)
-            if fill.most >= CROWDED:
-                self._note_crowds(plan, at, fill)
-            if len(ready) >= ROUNDS_TOGETHER:
-                self._hand_over(ready)
-                ready = []
-            at += len(fill.counts) - fill.unfinished
-        self._hand_over(ready)
+        at = 0
+        ready: list[Pieces] = []
+        try:
+            while at < len(plan.sockets.numbers):
+                fill = self._receiver.fill(plan.sockets, at)
+                if fill.used or fill.laid:
+                    ready += self._take(plan, at, fill)
+                if fill.most >= CROWDED:
+                    self._note_crowds(plan, at, fill)
+                if len(ready) >= ROUNDS_TOGETHER:
+                    self._hand_over(ready)
+                at += len(fill.counts) - fill.unfinished
+        finally:  # a defect in one round costs no other
+            self._hand_over(ready)
 
     def _note_crowds(self, plan: Plan, begin: int, fill: receive.Fill) -> None:
         """Sockets that gave so much that they may have been full."""
@@ -509,9 +511,11 @@ class Drain:
         return [pieces_of(list(found.items()))] if found else []
 
     def _hand_over(self, ready: list[Pieces]) -> None:
+        """All that is in the list, which is empty afterwards."""
         now = clock.monotonic()
         for pieces in ready:
             self._writer.write(pieces, now=now)
+        ready.clear()
 
 
 def _record(stream: Stream, packet: Arrival) -> bytes:

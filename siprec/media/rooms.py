@@ -3,7 +3,7 @@
 A packet that was read is no longer in its socket, and until its record is appended it is in no file. So records are
 laid into a *room*, and all rooms lie in one memfd that somebody else may hold as well. The head of a room tells which
 sockets' records it takes and to which file those belong, then how far records are laid; once they are appended, that
-nothing is due any more. Whoever comes after a process that was killed calls `redo` with that memory (the keeper has
+none is due any more. Whoever comes after a process that was killed calls `redo` with that memory (the keeper has
 kept it, or the process that had started a media worker), and the records that it left behind are written.
 
 What is written twice costs nothing, since rendering drops duplicates; so a successor need not know exactly how far its
@@ -12,6 +12,7 @@ predecessor came, and nothing here waits for anything.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import mmap
 import os
@@ -126,7 +127,8 @@ class Rooms:
         while len(self._rooms) > self._needed and self._rooms[-1].free:
             self._rooms.pop()
             if self._memory is not None:
-                self._memory.madvise(mmap.MADV_REMOVE, _ROOMS + len(self._rooms) * self._size, self._size)
+                with contextlib.suppress(OSError):  # a kernel that cannot takes them back with all the rest
+                    self._memory.madvise(mmap.MADV_REMOVE, _ROOMS + len(self._rooms) * self._size, self._size)
         self._needed = 0
 
     # ---- any thread ------------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def redo(memory: int) -> int:
     for entry, records in _left(memory):
         folder = os.pread(memory, FOLDER_BYTES, _FOLDERS + entry * FOLDER_BYTES).rstrip(b"\0")
         left.setdefault(folder, []).append(records)
-    return sum(_save(Path(os.fsdecode(folder)), b"".join(records)) for folder, records in left.items())
+    return sum(_save(Path(os.fsdecode(folder)), b"".join(records)) for folder, records in left.items() if folder)
 
 
 def _left(memory: int) -> Iterator[tuple[int, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -62,6 +63,21 @@ def test_what_an_earlier_life_laid_and_did_not_write_is_written(tmp_path: Path) 
     for each in (first, second, inbox):
         each.close()
     assert rooms_kept(FdStore()) is None
+
+
+def test_a_server_starts_where_no_memory_can_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSYS, "not here")
+
+    monkeypatch.setattr("os.memfd_create", refuse)
+    out = io.StringIO()
+    log.configure("info", "json", out)
+    inbox = Inbox()
+    store = FdStore(inbox.address)
+    assert rooms_kept(store) is None
+    assert "no memory outlives this process" in out.getvalue()
+    store.close()
+    inbox.close()
 
 
 @pytest.mark.parametrize("host", ["\u0661\u0662.example.com", "-.-", "a" * 64])

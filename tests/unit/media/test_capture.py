@@ -22,6 +22,7 @@ from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.tiers import Choice, available
 from siprec.media.workers.remote import RemoteCapture
+from siprec.media.writer import pieces_of
 from siprec.rtp import packets, rtcp
 
 HOST = "127.0.0.1"
@@ -540,6 +541,21 @@ def test_drops_that_nothing_tells_of_are_found_when_their_turn_comes(
     line.send(3000)
     wait_until(lambda: stream.counters().kernel_drops > 0)
     rig.stop()
+
+
+def test_a_defect_in_one_round_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalCapture()
+    reading, pieces = engine._drain, pieces_of([])
+    rounds, written = iter([[pieces]]), []
+    both = plan.Plan([])
+    both.sockets.numbers += [1, 2]
+    fill = receive.Fill([1], 1, False, 1)
+    monkeypatch.setattr(reading._receiver, "fill", lambda *_: fill, raising=False)
+    monkeypatch.setattr(reading, "_take", lambda *_: next(rounds))
+    monkeypatch.setattr(reading._writer, "write", lambda pieces, now: written.append(pieces))
+    with pytest.raises(StopIteration):
+        reading._read(both)
+    assert written == [pieces]
 
 
 def test_no_more_groups_of_sockets_are_remembered_than_the_limit() -> None:

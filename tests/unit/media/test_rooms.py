@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from siprec.media import arena, pcap, rooms
-from siprec.media.receive import GROUP_SOCKETS
+from siprec.media.plan import Plan
+from siprec.media.receive import GROUP_SOCKETS, Laid
 from siprec.media.rooms import Room, Rooms, create_memory, redo
 from siprec.media.tiers import Tier, available
-from siprec.media.writer import CaptureFile
+from siprec.media.writer import CaptureFile, about
 from siprec.rtp import packets
 from tests.unit.media.test_capture import wait_until
 
@@ -95,6 +96,28 @@ def test_what_is_written_is_nobody_s_any_more(memory: int, tmp_path: Path) -> No
     assert room.free
     assert redo(memory) == 0
     assert captured(tmp_path / "a") == [b""]
+
+
+def test_what_was_copied_to_be_written_stays_due_until_it_is(memory: int, tmp_path: Path) -> None:
+    """The records of two rooms, of which some sockets' were left to Python, become one piece."""
+    life = Life(memory, tmp_path / "a")
+    plan = Plan([])
+    plan.files, plan._starts = [life.files[0]], np.array([0, 2], np.int64)
+    plan._descriptors, plan._segments = about(plan.files)
+    one = life.rooms.take(life.entries)
+    one.octets[: len(record(1))] = np.frombuffer(record(1), np.uint8)
+    ready = [Laid(one.lend(len(record(1))), np.array([0, len(record(1)), len(record(1))]), 1)]
+    two = life.rooms.take(life.entries)
+    two.octets[: len(record(2))] = np.frombuffer(record(2), np.uint8)
+    ready.append(Laid(two.lend(len(record(2))), np.array([0, 0, len(record(2))]), 1))
+    pieces = plan.pieces(0, ready)
+    del ready
+    assert bytes(pieces.data) == record(1) + record(2)
+    assert not one.free
+    assert not two.free
+    del pieces
+    assert one.free
+    assert two.free
 
 
 def test_a_kill_while_records_are_laid_keeps_those_that_are_whole(memory: int, tmp_path: Path) -> None:

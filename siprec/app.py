@@ -63,7 +63,7 @@ DESCRIPTORS_PER_SESSION = 5
 PORTS_PER_SESSION = 4
 
 ROOMS = "m0"
-"""What that memory is called in the store."""
+"""What memory with packets that are not written yet is called in the store."""
 
 PORT_ATTEMPTS = 16
 """Free ports tried for SIP_PORT=0 until one is free for both UDP and TCP."""
@@ -201,23 +201,27 @@ async def _facilities(
 
 def _capture(settings: Settings, store: FdStore) -> Capture:
     """In this process, or in MEDIA_WORKERS of their own. Raises ConfigurationError for a tier that cannot run here."""
-    memory = rooms_kept(store)
+    redo_left(store)
     if settings.MEDIA_WORKERS:
         workers, backlog = settings.MEDIA_WORKERS, settings.RTP_BACKLOG
         return RemoteCapture(workers, receive=settings.RTP_RECEIVE, backlog_bytes=backlog, on_fault=tell_fault)
+    memory = lasting_memory(store)
     return LocalCapture(
         receive=settings.RTP_RECEIVE, backlog_bytes=settings.RTP_BACKLOG, on_fault=tell_fault, memory=memory
     )
 
 
-def rooms_kept(store: FdStore) -> int | None:
-    """Memory for what is read and not yet written, which outlives us if `store` does. What a process before us left
-    in its own is written now."""
+def redo_left(store: FdStore) -> None:
+    """Write what a process before us had read and not yet written, where `store` has kept it."""
     for earlier in store.taken.pop(ROOMS, ()):
         if packets := rooms.redo(earlier):
             log.get().info("packets saved that had not been written", packets=packets)
         os.close(earlier)
     store.remove(ROOMS)
+
+
+def lasting_memory(store: FdStore) -> int | None:
+    """Memory for what is read and not yet written, which outlives us; None where nobody keeps it."""
     if not store.present:
         return None
     try:

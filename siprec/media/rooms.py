@@ -203,7 +203,7 @@ def _save(directory: Path, records: bytes) -> int:
         if missing:
             with open(create(directory, following(captures)), "wb") as file:
                 file.write(b"".join(missing))
-    except (OSError, ArchiveError):
+    except (OSError, ArchiveError, ValueError):  # the last: somebody has put a file of another name there
         return 0
     return len(missing)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -38,11 +39,12 @@ DESCRIPTORS_PER_STREAM = 2.5
 DESCRIPTORS_SPARE = 200
 
 STREAMS = "200,1000,2000,4000,8000"
-SECONDS = 2.2
 ROUNDS = 3
 
-WHOLE_SECONDS = 2.2
-"""Ten looks of ours, eleven of the bare receiver (every 0.2 s): what is measured is a whole number of either, so that
+BARE_TICK_SECONDS = 0.2
+
+SECONDS = math.lcm(round(TICK_SECONDS * 1000), round(BARE_TICK_SECONDS * 1000)) / 1000
+"""Ten looks of ours at 0.22 s, eleven of the bare receiver: what is measured is a whole number of either, so that
 it does not matter when in a tick the measurement begins."""
 
 WARM_UP_SECONDS = 4 * TICK_SECONDS
@@ -94,7 +96,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         default=SECONDS,
-        help=f"measured in each run, a multiple of {WHOLE_SECONDS:g} (default {SECONDS:g})",
+        help=f"measured in each run, a multiple of {SECONDS:g} (default {SECONDS:g})",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each, for the median (default {ROUNDS})")
     parser.add_argument(
@@ -155,7 +157,7 @@ def _obstacle(streams: int) -> str | None:
 
 
 def _whole_ticks(seconds: float) -> float:
-    return max(1, round(seconds / WHOLE_SECONDS)) * WHOLE_SECONDS
+    return max(1, round(seconds / SECONDS)) * SECONDS
 
 
 def _receivers(programs: dict[str, str]) -> dict[str, Command]:

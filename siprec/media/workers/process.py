@@ -66,9 +66,9 @@ class Process:
 
     def start(self) -> None:
         """Raises OSError when the system gives no process."""
+        self._rooms = rooms.create_memory()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._rooms = rooms.create_memory()
             shared = [theirs.fileno(), self._memory, self._rooms]
             numbers = (*shared, os.getpid(), *astuple(self._orders))
             command = [sys.executable, "-P", "-m", "siprec.media.workers.worker", *map(str, numbers)]

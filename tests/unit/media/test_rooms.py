@@ -155,6 +155,15 @@ def test_a_capture_whose_folder_is_gone_keeps_no_other_from_being_redone(memory:
     del held
 
 
+def test_a_file_of_another_name_keeps_no_server_from_starting(memory: int, tmp_path: Path) -> None:
+    life = Life(memory, tmp_path / "a", tmp_path / "b")
+    held = life.lay(record(1), record(2))
+    (tmp_path / "a" / "capture-copy.pcap").touch()
+    assert redo(memory) == 1
+    assert captured(tmp_path / "b") == [b"", record(2)]
+    del held
+
+
 def test_memory_of_another_layout_is_left_alone(tmp_path: Path) -> None:
     other = os.memfd_create("other")
     assert redo(other) == 0

@@ -31,8 +31,8 @@ from siprec.media.capture import Capture
 from siprec.media.local import LocalCapture
 from siprec.media.ports import PortPool
 from siprec.media.source import SourcePolicy
+from siprec.media.threads import Fault
 from siprec.media.workers.remote import RemoteCapture
-from siprec.media.writer import Fault
 from siprec.net import tls
 from siprec.net.address import bound_socket
 from siprec.net.signalling import Pump

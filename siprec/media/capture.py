@@ -37,7 +37,7 @@ from siprec.media.ports import PortPair
 from siprec.media.secure import SrtpTerms
 from siprec.media.source import Network, SourcePolicy
 from siprec.media.streams import Liveness, StreamCounters
-from siprec.media.writer import Fault
+from siprec.media.threads import Fault
 
 __all__ = [
     "Capture",

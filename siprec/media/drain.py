@@ -25,6 +25,7 @@ from siprec import clock
 from siprec.media import pcap, receive, records, tiers
 from siprec.media.arena import Arena, address_text
 from siprec.media.exchange import Identity, RtcpTerms
+from siprec.media.file import CaptureFile
 from siprec.media.part import Outage
 from siprec.media.plan import Plan
 from siprec.media.reports import REPORT_SECONDS, Reporter
@@ -33,7 +34,8 @@ from siprec.media.secure import SrtpTerms
 from siprec.media.sift import Extras, Sieve
 from siprec.media.source import SILENT_SECONDS, Arrival
 from siprec.media.streams import OLD_TYPES_SECONDS, Liveness, Stream, StreamCounters, StreamTable, origin
-from siprec.media.writer import CaptureFile, Fault, Pieces, Writer, guarded, pieces_of, resolve
+from siprec.media.threads import Fault, guarded, resolve
+from siprec.media.writer import Pieces, Writer, pieces_of
 from siprec.rtp import packets
 
 ROUND_SECONDS = 1.0

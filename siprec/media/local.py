@@ -16,13 +16,15 @@ from siprec.media import tiers
 from siprec.media.capture import BACKLOG_BYTES, TICK_SECONDS, Changes, Terms, Totals
 from siprec.media.drain import CaptureResult, Drain, Session
 from siprec.media.exchange import Exchange
+from siprec.media.file import CaptureFile
 from siprec.media.part import Outage
 from siprec.media.ports import PortPair
 from siprec.media.reports import REPORT_SECONDS
 from siprec.media.rooms import Rooms
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Liveness, Stream, StreamCounters
-from siprec.media.writer import CaptureFile, Fault, Writer, resolve
+from siprec.media.threads import Fault, resolve
+from siprec.media.writer import Writer
 
 
 class LocalCapture:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from siprec.media.file import CaptureFile
 from siprec.media.receive import Laid, Sockets
 from siprec.media.streams import Stream
-from siprec.media.writer import CaptureFile, Data, Pieces, about, pieces_of
+from siprec.media.writer import Data, Pieces, about, pieces_of
 
 MAX_SHARES = 256
 """Groups of sockets whose files are remembered; each has 360 sockets but for those of a flood."""

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from siprec.errors import ArchiveError
 from siprec.media import pcap
 from siprec.media.arena import SLOTS, STRIDE, private_memory
+from siprec.media.file import create, following
 from siprec.media.receive import GROUP_SOCKETS
-from siprec.media.writer import create, following
 
 MAX_ROOMS = 64
 """Kept, of a MiB each with G.711: two rounds of sockets in thought for each of 10 000 streams. More are used while the

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from siprec.media import pcap
 from siprec.media.arena import HEADROOM, NAME, address_text, address_words
 from siprec.media.exchange import Exchange
+from siprec.media.file import CaptureFile
 from siprec.media.ports import PortPair
 from siprec.media.reception import RECEPTION, jitter_ms, lost
 from siprec.media.secure import Secure
 from siprec.media.source import Origin, Reason, Source, SourcePolicy
-from siprec.media.writer import CaptureFile
 
 FIRST_CAPACITY = 64
 PAYLOAD_TYPES = 128

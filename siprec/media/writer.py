@@ -11,164 +11,33 @@ costs nothing, and one that is so for long costs packets in the kernel, which ar
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import math
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siprec import clock
-from siprec.errors import ArchiveError
 from siprec.media import pcap
+from siprec.media.file import CaptureFile
 from siprec.media.part import Outage
+from siprec.media.syncer import Syncer
+from siprec.media.threads import Fault, guarded, nothing, resolve
 
 RETRY_SECONDS = 0.25
 """Between attempts on a disk in trouble: audio is back on disk well within 1 s of the trouble's end."""
 
-SYNC_SECONDS = 1.0
-"""A power cut costs at most about this much audio."""
-
 CLOSE_PATIENCE = 60.0
 """Seconds for which a closed session's last packets wait for its disk before they are dropped as an outage."""
 
-MAX_OUTAGES = 1000
-"""Outages kept per session; more are added to the last one."""
-
-FILE_MODE = 0o640
-
 Data = memoryview | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Trouble that someone should know of, when it begins (`active`) and when it is over."""
-
-    cause: Literal["disk", "backlog", "internal", "worker"]
-    active: bool
-    detail: str
-
-
-class OutageLog:
-    """The outages of one session; any thread may add to it."""
-
-    __slots__ = ("_lock", "_outages")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._outages: list[Outage] = []
-
-    def add(self, outage: Outage) -> None:
-        """Outages of one cause and channel that touch become one."""
-        with self._lock:
-            for index in range(len(self._outages) - 1, max(-1, len(self._outages) - 9), -1):
-                last = self._outages[index]
-                full = len(self._outages) >= MAX_OUTAGES
-                same = last.cause == outage.cause and last.channel == outage.channel
-                if full or (same and outage.start_ns <= last.end_ns):
-                    self._outages[index] = replace(
-                        last,
-                        start_ns=min(last.start_ns, outage.start_ns),
-                        end_ns=max(last.end_ns, outage.end_ns),
-                        packets=last.packets + outage.packets,
-                    )
-                    return
-            self._outages.append(outage)
-
-    def all(self) -> tuple[Outage, ...]:
-        with self._lock:
-            return tuple(self._outages)
-
-
-class CaptureFile:
-    """One session's capture in one part, as a row of files `capture-0001.pcap`, ...
-
-    Opened by any thread, then the writer's alone. `first` is the number of the row's first file here, which is created
-    unless its `descriptor` is given; that number stays the same from file to file. `octets` counts the bytes of records
-    in files that are closed. Raises ArchiveError when it cannot be created. `segment_ends`: when the next file is due,
-    on `clock.monotonic`. `entry`: where `rooms` finds the directory.
-    """
-
-    __slots__ = (
-        "_first",
-        "_last",
-        "_segment_seconds",
-        "_whole",
-        "descriptor",
-        "device",
-        "directory",
-        "entry",
-        "finish",
-        "finish_by",
-        "octets",
-        "outages",
-        "segment_ends",
-        "synced_ns",
-    )
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        segment_seconds: float = 0.0,
-        now: float = 0.0,
-        first: int = 1,
-        descriptor: int | None = None,
-    ) -> None:
-        self.directory = directory
-        self.entry = 0
-        self._first = first
-        self.outages = OutageLog()
-        self._last = first
-        self.octets = 0
-        self._whole: int | None = None  # where to cut the file, when what is behind is not whole
-        self.finish: Callable[[], None] | None = None
-        self.finish_by = 0.0
-        self.synced_ns = clock.wall_ns()
-        self._segment_seconds = segment_seconds
-        self.segment_ends = now + segment_seconds if segment_seconds else math.inf
-        self.descriptor = create(directory, first) if descriptor is None else descriptor
-        self.device = os.fstat(self.descriptor).st_dev
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files of the row so far."""
-        return [path_of(self.directory, number) for number in range(self._first, self._last + 1)]
-
-    def failed(self, done: int) -> None:
-        """A write failed after `done` bytes."""
-        self._whole = os.fstat(self.descriptor).st_size - done
-        with contextlib.suppress(OSError):
-            self.cut()
-
-    def cut(self) -> None:
-        """Take off what a failed write left behind the last whole record. Raises OSError."""
-        if self._whole is not None:
-            os.ftruncate(self.descriptor, self._whole)
-            self._whole = None
-
-    def rotate(self, now: float) -> int:
-        """Begin the next segment; gives the old file's new descriptor, to be synced and closed. Raises OSError."""
-        new = _create(path_of(self.directory, self._last + 1))
-        try:
-            old = fcntl.fcntl(self.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
-            os.dup2(new, self.descriptor, inheritable=False)
-        finally:
-            os.close(new)
-        self._last += 1
-        self.segment_ends = now + self._segment_seconds
-        return old
 
 
 class Pieces(NamedTuple):
@@ -218,134 +87,6 @@ def append(
         except OSError as error:
             return place, at - begin, error.errno or errno.EIO
     return last, 0, 0
-
-
-def following(files: Sequence[Path]) -> int:
-    """The number of the next file of a row that ends with the last of `files`, in their order."""
-    return int(files[-1].stem.rpartition("-")[2]) + 1 if files else 1
-
-
-def path_of(directory: Path, number: int) -> Path:
-    """A file of the row."""
-    return directory / f"capture-{number:04d}.pcap"
-
-
-def create(directory: Path, number: int) -> int:
-    """The descriptor of a new, locked capture file, its header written. Raises ArchiveError."""
-    try:
-        return _create(path_of(directory, number))
-    except OSError as error:
-        raise ArchiveError(f"cannot create a capture in {directory}: {error.strerror}") from error
-
-
-def _create(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, FILE_MODE)
-    try:
-        # For as long as it is open: tells a later process that this part is still being written.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        header = pcap.write_header()
-        if os.write(descriptor, header) != len(header):
-            raise OSError(28, "short write")
-    except OSError:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
-        raise
-    return descriptor
-
-
-class Syncer:
-    """The thread that waits for the disk: fsync on demand, the whole file system about once a second."""
-
-    def __init__(self, on_fault: Callable[[Fault], None]) -> None:
-        self._on_fault = on_fault
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._touched: dict[int, Sequence[CaptureFile]] = {}  # by its id: mostly they are the same tables each tick
-        self._failing = False
-        self._syncfs: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-        self._thread = threading.Thread(target=self._run, name="capture-sync", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish all jobs, then end."""
-        self._jobs.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def touched(self, files: Sequence[CaptureFile]) -> None:
-        """The writer has written to them."""
-        self._touched[id(files)] = files
-
-    def flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
-        """fsync `descriptor` and its directory, `close` it if asked, then call `done`."""
-        self._jobs.put(lambda: self._flush(file, descriptor, close=close, done=done))
-
-    def _run(self) -> None:
-        due = clock.monotonic() + SYNC_SECONDS
-        while True:
-            try:
-                job = self._jobs.get(timeout=max(0.0, due - clock.monotonic()))
-            except Empty:
-                job = _nothing
-            if job is None:
-                return
-            guarded(job, self._on_fault)
-            if clock.monotonic() >= due:
-                guarded(self._sync_all, self._on_fault)
-                due = clock.monotonic() + SYNC_SECONDS
-
-    def _flush(self, file: CaptureFile, descriptor: int, *, close: bool, done: Callable[[], None]) -> None:
-        try:
-            octets = os.fstat(descriptor).st_size - pcap.FILE_HEADER
-            if octets:  # without a record there is nothing to lose
-                os.fsync(descriptor)
-                _sync_directory(file.directory)
-            if close:
-                file.octets += octets
-        except OSError as error:
-            self._lost([file], error)
-        if close:
-            if descriptor == file.descriptor:
-                file.descriptor = -1
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        done()
-
-    def _sync_all(self) -> None:
-        """One syncfs for each device written to; where that is not to be had, one fsync for each file."""
-        touched, self._touched = self._touched, {}
-        together: dict[int, list[CaptureFile]] = {}
-        for file in dict.fromkeys(chain(*list(touched.values()))):  # a late touch may still reach this table
-            if file.descriptor >= 0:
-                together.setdefault(file.device if self._syncfs else file.descriptor, []).append(file)
-        failed = False
-        for files in together.values():
-            at = clock.wall_ns()
-            try:
-                if self._syncfs is None:
-                    os.fsync(files[0].descriptor)
-                else:
-                    _call(self._syncfs, files[0].descriptor)
-            except OSError as error:
-                failed = True
-                self._lost(files, error)
-            else:
-                for file in files:
-                    file.synced_ns = at
-        if self._failing and not failed:
-            self._failing = False
-            self._on_fault(Fault("disk", False, "syncing works again"))
-
-    def _lost(self, files: Sequence[CaptureFile], error: OSError) -> None:
-        """After a failed sync nobody knows which pages are on disk: said, never tried again as if nothing was."""
-        now = clock.wall_ns()
-        for file in files:
-            file.outages.add(Outage(file.synced_ns, now, "disk"))
-        if not self._failing:
-            self._failing = True
-            self._on_fault(Fault("disk", True, f"cannot sync {files[0].directory}: {error.strerror}"))
 
 
 class Writer:
@@ -407,7 +148,7 @@ class Writer:
             try:
                 job = self._jobs.get(timeout=RETRY_SECONDS if self._troubled else None)
             except Empty:
-                job = _nothing
+                job = nothing
             if job is None:
                 break
             guarded(job, self._on_fault)
@@ -452,7 +193,7 @@ class Writer:
             self._troubled[file].append(bytes(data))
             return
         try:
-            self.syncer.flush(file, file.rotate(now), close=True, done=_nothing)
+            self.syncer.flush(file, file.rotate(now), close=True, done=nothing)
         except OSError as error:
             self._trouble(file, data, error.errno or errno.EIO)
         else:
@@ -537,39 +278,3 @@ def _finish(file: CaptureFile) -> None:
     finish, file.finish = file.finish, None
     if finish is not None:
         finish()
-
-
-def guarded(job: Callable[[], None], on_fault: Callable[[Fault], None]) -> None:
-    """Run `job`; a defect of ours is reported and ends that job, not the thread that all sessions share."""
-    try:
-        job()
-    except Exception as error:  # noqa: BLE001
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where else ""
-        on_fault(Fault("internal", True, f"{type(error).__name__} in {place}: {error}"))
-
-
-def _nothing() -> None:
-    """The job of a thread that was woken by its clock, and what follows a job that nobody waits for."""
-
-
-def resolve(future: Future[Any], result: object) -> None:
-    """Set the result unless the one who waited has cancelled."""
-    if future.set_running_or_notify_cancel():
-        future.set_result(result)
-
-
-def _call(function: Callable[[int], int], descriptor: int) -> None:
-    if function(descriptor) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,8 +17,8 @@ from siprec.config import Settings
 from siprec.errors import ConfigurationError
 from siprec.fdstore import FdStore, Inbox
 from siprec.media import pcap
+from siprec.media.file import CaptureFile
 from siprec.media.rooms import Rooms
-from siprec.media.writer import CaptureFile
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
 

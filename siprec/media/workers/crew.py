@@ -20,12 +20,12 @@ from siprec.media.capture import Totals
 from siprec.media.drain import ClockSteps
 from siprec.media.part import Outage
 from siprec.media.streams import StreamCounters
+from siprec.media.threads import Fault, guarded, resolve
 from siprec.media.workers import wire
 from siprec.media.workers.board import Board
 from siprec.media.workers.ledger import SessionEntry, StreamEntry
 from siprec.media.workers.process import Process
 from siprec.media.workers.wire import Message, Orders, Question
-from siprec.media.writer import Fault, guarded, resolve
 
 ROUND_SECONDS = 0.2
 """At least so often everything is looked after."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from siprec.media.drain import CaptureResult
+from siprec.media.file import OutageLog, create, following
 from siprec.media.part import Outage
 from siprec.media.pcap import FILE_HEADER
 from siprec.media.ports import PortPair
@@ -19,7 +20,6 @@ from siprec.media.streams import Liveness, StreamCounters
 from siprec.media.workers import wire
 from siprec.media.workers.board import Board
 from siprec.media.workers.wire import Message, Question
-from siprec.media.writer import OutageLog, create, following
 
 
 @dataclass(slots=True, eq=False)

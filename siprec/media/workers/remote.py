@@ -13,6 +13,7 @@ from siprec import clock
 from siprec.media import tiers
 from siprec.media.capture import BACKLOG_BYTES, TICK_SECONDS, CaptureResult, Changes, Fault, Terms, Totals
 from siprec.media.drain import kernel_drops
+from siprec.media.file import create
 from siprec.media.part import Outage
 from siprec.media.ports import PortPair
 from siprec.media.reports import REPORT_SECONDS
@@ -20,7 +21,6 @@ from siprec.media.streams import Liveness, StreamCounters
 from siprec.media.workers.crew import Crew
 from siprec.media.workers.ledger import SessionEntry, StreamEntry
 from siprec.media.workers.wire import Orders, Question
-from siprec.media.writer import create
 
 
 class RemoteCapture:

@@ -26,15 +26,16 @@ import numpy as np
 
 from siprec import clock
 from siprec.media.capture import Fault
+from siprec.media.file import CaptureFile
 from siprec.media.local import LocalCapture, LocalSession, LocalStream
 from siprec.media.ports import PortPair
 from siprec.media.streams import StreamCounters
+from siprec.media.threads import guarded
 from siprec.media.tiers import Tier
 from siprec.media.workers import wire
 from siprec.media.workers.board import Board
 from siprec.media.workers.link import Link
 from siprec.media.workers.wire import Message, Orders
-from siprec.media.writer import CaptureFile, guarded
 
 DETAIL_TICKS = 25
 """Ticks in which each session's details are looked at once: every 5 s, which costs little even for thousands. What

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from siprec.media import arena, pcap, receive, reception, streams, tiers, writer
 from siprec.media.arena import HEADROOM, Arena
 from siprec.media.exchange import Exchange, Identity
+from siprec.media.file import CaptureFile
 from siprec.media.ports import PortPool
 from siprec.media.reception import Heard, follow
 from siprec.media.rooms import Rooms
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Stream, StreamTable, origin
-from siprec.media.writer import CaptureFile
 from siprec.rtp import packets, sequence
 
 if "native" not in tiers.available():

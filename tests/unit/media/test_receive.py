@@ -11,11 +11,11 @@ from siprec import clock
 from siprec.media import pcap, receive, records, tiers
 from siprec.media.arena import HEADROOM, SLOT, Arena
 from siprec.media.exchange import Exchange, Identity
+from siprec.media.file import CaptureFile
 from siprec.media.ports import SO_TIMESTAMPNS, PortPair, PortPool
 from siprec.media.rooms import Rooms
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Stream, StreamTable
-from siprec.media.writer import CaptureFile
 
 Tier = Callable[[Arena], receive.Receiver]
 TIERS: list[Tier] = [partial(tiers.receiver, tier, table=StreamTable(), rooms=Rooms()) for tier in tiers.available()]

@@ -18,6 +18,7 @@ from siprec import clock
 from siprec.media import drain, reports
 from siprec.media.capture import CaptureResult, Fault, RtcpTerms, SessionCapture, SourcePolicy, StreamCapture
 from siprec.media.exchange import Exchange, Identity
+from siprec.media.file import CaptureFile
 from siprec.media.local import LocalCapture
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPair, PortPool
@@ -25,7 +26,6 @@ from siprec.media.reception import RECEPTION, Heard, follow
 from siprec.media.reports import Reporter
 from siprec.media.source import MAX_SSRCS, Source
 from siprec.media.streams import Stream, StreamTable
-from siprec.media.writer import CaptureFile
 from siprec.rtp import packets, rtcp
 
 HOST, OTHER = "127.0.0.1", "127.0.0.77"

@@ -14,11 +14,12 @@ import pytest
 from numpy.typing import NDArray
 
 from siprec.media import arena, pcap, rooms
+from siprec.media.file import CaptureFile
 from siprec.media.plan import Plan
 from siprec.media.receive import GROUP_SOCKETS, Laid
 from siprec.media.rooms import Room, Rooms, create_memory, redo
 from siprec.media.tiers import Tier, available
-from siprec.media.writer import CaptureFile, about
+from siprec.media.writer import about
 from siprec.rtp import packets
 from tests.unit.media.test_capture import wait_until
 

@@ -16,11 +16,13 @@ from siprec.media import reception, tiers
 from siprec.media.arena import SLOT
 from siprec.media.drain import Drain, Session
 from siprec.media.exchange import Exchange, RtcpTerms
+from siprec.media.file import CaptureFile
 from siprec.media.pcap import FILE_HEADER
 from siprec.media.ports import PortPair, PortPool
 from siprec.media.source import Source, SourcePolicy
 from siprec.media.streams import Stream, StreamCounters
-from siprec.media.writer import CaptureFile, Fault, Writer
+from siprec.media.threads import Fault
+from siprec.media.writer import Writer
 from siprec.rtp import packets, rtcp
 
 HOSTS = ("127.0.44.1", "::1")

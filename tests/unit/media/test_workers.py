@@ -17,12 +17,12 @@ import pytest
 
 from siprec.media import pcap
 from siprec.media.capture import TICK_SECONDS, Fault, SessionCapture, SrtpTerms, StreamCapture
+from siprec.media.file import CaptureFile
 from siprec.media.pcap import PcapReader
 from siprec.media.ports import PortPool
 from siprec.media.rooms import Rooms
 from siprec.media.workers import crew, process
 from siprec.media.workers.remote import RemoteCapture
-from siprec.media.writer import CaptureFile
 from siprec.rtp import rtcp
 from siprec.sdp.crypto import SUITES
 from tests.unit.media.test_capture import HOST, PCMU, Line, Rig, numbers, one_stream, wait_until

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from siprec.errors import ArchiveError
-from siprec.media import pcap, writer
+from siprec.media import pcap, syncer, writer
+from siprec.media.file import CaptureFile
 from siprec.media.part import Outage
+from siprec.media.threads import Fault
 from tests.support.disk import FileSize
 
 RECORD = pcap.record(5_000_000_000, bytes(172), source=("192.0.2.1", 1), destination=("192.0.2.2", 2))
@@ -18,12 +20,12 @@ class Harness:
     """A writer, and what it says."""
 
     def __init__(self) -> None:
-        self.faults: list[writer.Fault] = []
+        self.faults: list[Fault] = []
         self.changed = threading.Condition()
         self.writer = writer.Writer(self._hear)
         self.writer.start()
 
-    def _hear(self, fault: writer.Fault) -> None:
+    def _hear(self, fault: Fault) -> None:
         with self.changed:
             self.faults.append(fault)
             self.changed.notify_all()
@@ -35,13 +37,13 @@ class Harness:
             )
         assert heard, self.faults
 
-    def write(self, file: writer.CaptureFile, count: int) -> None:
+    def write(self, file: CaptureFile, count: int) -> None:
         self.write_at(file, 0.0, count)
 
-    def write_at(self, file: writer.CaptureFile, now: float, count: int = 1) -> None:
+    def write_at(self, file: CaptureFile, now: float, count: int = 1) -> None:
         self.writer.write(writer.pieces_of([(file, memoryview(RECORD * count))]), now=now)
 
-    def close(self, file: writer.CaptureFile) -> None:
+    def close(self, file: CaptureFile) -> None:
         done = threading.Event()
         self.writer.close(file, done.set)
         assert done.wait(5)
@@ -62,7 +64,7 @@ def limit() -> Iterator[FileSize]:
 
 
 def test_pieces_are_appended_and_synced(harness: Harness, tmp_path: Path) -> None:
-    file = writer.CaptureFile(tmp_path)
+    file = CaptureFile(tmp_path)
     assert (tmp_path / "capture-0001.pcap").read_bytes() == pcap.write_header()
     assert (tmp_path / "capture-0001.pcap").stat().st_mode & 0o777 == 0o640
     harness.write(file, 3)
@@ -79,13 +81,13 @@ def test_a_capture_is_never_overwritten_nor_written_through_a_link(tmp_path: Pat
     (tmp_path / "b" / "capture-0001.pcap").symlink_to(tmp_path / "elsewhere")
     for folder in ("a", "b", "missing"):
         with pytest.raises(ArchiveError, match="cannot create a capture"):
-            writer.CaptureFile(tmp_path / folder)
+            CaptureFile(tmp_path / folder)
     assert (tmp_path / "a" / "capture-0001.pcap").read_bytes() == b"evidence"
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_short_write_is_cut_back_and_made_good_later(harness: Harness, limit: FileSize, tmp_path: Path) -> None:
-    file = writer.CaptureFile(tmp_path)
+    file = CaptureFile(tmp_path)
     whole = pcap.FILE_HEADER + 2 * len(RECORD)
     harness.write(file, 2)
     limit.set(whole + len(RECORD) + 50)
@@ -105,7 +107,7 @@ def test_pieces_behind_one_that_fails_are_written(harness: Harness, limit: FileS
     files = []
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
-        files.append(writer.CaptureFile(tmp_path / name))
+        files.append(CaptureFile(tmp_path / name))
     harness.write(files[1], 10)
     limit.set(pcap.FILE_HEADER + 10 * len(RECORD))
     for count in (1, 2):
@@ -121,7 +123,7 @@ def test_pieces_behind_one_that_fails_are_written(harness: Harness, limit: FileS
 def test_other_files_go_on_while_one_is_in_trouble(harness: Harness, limit: FileSize, tmp_path: Path) -> None:
     (tmp_path / "long").mkdir()
     (tmp_path / "short").mkdir()
-    long, short = writer.CaptureFile(tmp_path / "long"), writer.CaptureFile(tmp_path / "short")
+    long, short = CaptureFile(tmp_path / "long"), CaptureFile(tmp_path / "short")
     harness.write(long, 10)
     limit.set(pcap.FILE_HEADER + 10 * len(RECORD))
     harness.write(long, 1)
@@ -138,7 +140,7 @@ def test_what_never_fits_becomes_an_outage_with_its_packets(
     harness: Harness, limit: FileSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CLOSE_PATIENCE", 0.0)
-    file = writer.CaptureFile(tmp_path)
+    file = CaptureFile(tmp_path)
     limit.set(pcap.FILE_HEADER + 10)
     harness.write(file, 3)
     harness.close(file)
@@ -149,7 +151,7 @@ def test_what_never_fits_becomes_an_outage_with_its_packets(
 
 
 def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Path) -> None:
-    harness, file = Harness(), writer.CaptureFile(tmp_path)
+    harness, file = Harness(), CaptureFile(tmp_path)
     done = threading.Event()
     limit.set(pcap.FILE_HEADER + 10)
     harness.write(file, 1)
@@ -162,7 +164,7 @@ def test_stopping_gives_up_what_cannot_be_written(limit: FileSize, tmp_path: Pat
 
 
 def test_a_new_segment_begins_when_its_time_has_come(harness: Harness, tmp_path: Path) -> None:
-    file = writer.CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
+    file = CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
     for now in (109.9, 110.0, 119.9, 120.0):
         harness.write_at(file, now)
     harness.close(file)
@@ -172,7 +174,7 @@ def test_a_new_segment_begins_when_its_time_has_come(harness: Harness, tmp_path:
 
 
 def test_a_segment_that_cannot_begin_does_not_stop_the_old_one(harness: Harness, tmp_path: Path) -> None:
-    file = writer.CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
+    file = CaptureFile(tmp_path, segment_seconds=10.0, now=100.0)
     (tmp_path / "capture-0002.pcap").write_bytes(b"in the way")
     harness.write_at(file, 110.0)
     harness.wait_for("disk", active=True)
@@ -185,11 +187,11 @@ def test_a_segment_that_cannot_begin_does_not_stop_the_old_one(harness: Harness,
 def test_a_device_that_cannot_be_synced_is_an_outage_of_every_file_on_it(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(syncer, "SYNC_SECONDS", 0.02)
     files = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        files.append(writer.CaptureFile(tmp_path / name))
+        files.append(CaptureFile(tmp_path / name))
     monkeypatch.setattr(harness.writer.syncer, "_syncfs", lambda _: -1)
     harness.writer.write(writer.pieces_of([(file, RECORD) for file in files]), now=0.0)
     harness.wait_for("disk", active=True)
@@ -199,30 +201,9 @@ def test_a_device_that_cannot_be_synced_is_an_outage_of_every_file_on_it(
 
 
 def test_a_defect_in_one_job_is_reported_and_the_thread_lives(harness: Harness, tmp_path: Path) -> None:
-    file = writer.CaptureFile(tmp_path)
+    file = CaptureFile(tmp_path)
     harness.writer.write(writer.pieces_of([(file, RECORD)])._replace(data=None), now=0.0)  # type: ignore[arg-type]
     harness.wait_for("internal", active=True)
     harness.write(file, 1)
     harness.close(file)
     assert file.paths[0].stat().st_size == pcap.FILE_HEADER + len(RECORD)
-
-
-def test_outages_that_touch_become_one() -> None:
-    log = writer.OutageLog()
-    log.add(Outage(0, 10, "kernel_drop", 0, 3))
-    log.add(Outage(0, 10, "kernel_drop", 1, 1))
-    log.add(Outage(10, 20, "kernel_drop", 0, 4))
-    log.add(Outage(21, 30, "kernel_drop", 0, 1))
-    assert log.all() == (
-        Outage(0, 20, "kernel_drop", 0, 7),
-        Outage(0, 10, "kernel_drop", 1, 1),
-        Outage(21, 30, "kernel_drop", 0, 1),
-    )
-
-
-def test_the_number_of_outages_is_bounded() -> None:
-    log = writer.OutageLog()
-    for index in range(writer.MAX_OUTAGES + 1):
-        log.add(Outage(10 * index, 10 * index + 5, "kernel_drop", 0, 1))
-        assert len(log.all()) == min(index + 1, writer.MAX_OUTAGES)
-    assert sum(each.packets for each in log.all()) == writer.MAX_OUTAGES + 1

@@ -186,7 +186,7 @@ static uint8_t *lay(const struct memory *at, Py_ssize_t stream, Py_ssize_t slot,
     const uint8_t *name = at->names + slot * NAME, *datagram = at->slots + slot * STRIDE + HEADROOM;
     int64_t length = at->length[slot], size = length + (six ? IPV6_HEADERS : IPV4_HEADERS);
     int64_t total = at->sums[2 * stream];
-    memcpy(out, at->templates + 2 * stream * HEADROOM + start, (size_t)(HEADROOM - start));
+    memcpy(out, at->templates + 2 * stream * HEADROOM + start, HEADROOM); /* more than is there to take, as below */
     uint32_t seconds = (uint32_t)(at->time_ns[slot] / NS), rest = (uint32_t)(at->time_ns[slot] % NS);
     memcpy(out, (uint32_t[]){seconds, rest, (uint32_t)size, (uint32_t)size}, RECORD_HEADER); /* little-endian */
     uint8_t *udp = out + (HEADROOM - start) - 8, *ip = out + RECORD_HEADER;

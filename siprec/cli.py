@@ -42,6 +42,16 @@ main = typer.Typer(
 console = Console(highlight=False, markup=False, emoji=False)
 
 
+def _seconds(text: str) -> float:
+    """An option that is a duration, written as in a setting."""
+    from siprec.config import parse_duration
+
+    try:
+        return float(parse_duration(text))
+    except ValueError as problem:
+        raise typer.BadParameter(f"{text} {problem}") from problem
+
+
 class Transport(StrEnum):
     """How SIP goes to the server."""
 
@@ -104,7 +114,12 @@ def serve(
 @main.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="end after the call instead of serving on")] = False,
-    duration: Annotated[float, typer.Option(help="length of the call in seconds")] = DEMO_SECONDS,
+    duration: Annotated[
+        float,
+        typer.Option(
+            parser=_seconds, metavar="DURATION", show_default="10s", help="length of the call, such as 10s or 2m"
+        ),
+    ] = DEMO_SECONDS,
     failover: Annotated[bool, typer.Option("--failover", help="two nodes; one is killed under the call")] = False,
 ) -> None:
     """Serve, place one real call of two synthesised voices, and show where its recording lies.
@@ -137,7 +152,12 @@ def call(
     transport: Annotated[Transport, typer.Option(help="udp, tcp or tls")] = Transport.UDP,
     srtp: Annotated[Suite | None, typer.Option(help="encrypt the audio under this suite")] = None,
     codec: Annotated[str, typer.Option(help="PCMU, PCMA, G722 or L16")] = "PCMU",
-    duration: Annotated[float, typer.Option(help="seconds of audio in each call")] = DEMO_SECONDS,
+    duration: Annotated[
+        float,
+        typer.Option(
+            parser=_seconds, metavar="DURATION", show_default="10s", help="audio in each call, such as 10s or 2m"
+        ),
+    ] = DEMO_SECONDS,
     calls: Annotated[int, typer.Option(min=1, help="how many calls")] = 1,
     rate: Annotated[float, typer.Option(min=0.01, help="new calls a second")] = 10.0,
     one_way: Annotated[bool, typer.Option("--one-way", help="only the first party is heard")] = False,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -286,14 +287,7 @@ def read(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
 def shown(settings: Settings) -> dict[str, str]:
     """Each variable with its effective value as a person would write it; secrets are starred, paths absolute."""
     effective = settings.model_dump() | {"RECORDING_DIR": settings.recording_dir, "STATE_DIR": settings.state_dir}
-    return {name: _size(value) if name in _SIZES else _written(value) for name, value in effective.items()}
-
-
-_SIZES = frozenset(
-    name
-    for name, field in Settings.model_fields.items()
-    if any(isinstance(each, BeforeValidator) and each.func is parse_size for each in field.metadata)
-)
+    return {name: _NOTATIONS.get(name, _written)(value) for name, value in effective.items()}
 
 
 def _size(value: int) -> str:
@@ -303,6 +297,22 @@ def _size(value: int) -> str:
             if value and value % base**power == 0:
                 return f"{value // base**power}{'KMGT'[power - 1]}{suffix}"
     return str(value)
+
+
+def _duration(value: float) -> str:
+    """In the largest unit of which there is a whole number; what has parts of a millisecond, in seconds."""
+    milliseconds = round(value * 1000)
+    if not math.isclose(milliseconds, value * 1000):
+        return f"{value:g}s"
+    for unit in ("d", "h", "m", "s", "ms"):
+        step = round(_UNIT_SECONDS[unit] * 1000)
+        if milliseconds and milliseconds % step == 0:
+            return f"{milliseconds // step}{unit}"
+    return "0"
+
+
+def _rate(value: float) -> str:
+    return f"{value:g}/s"
 
 
 def _written(value: Any) -> str:
@@ -324,6 +334,14 @@ def _written(value: Any) -> str:
             return name if listed in {name, f"{name}/32", f"{name}/128"} else f"{name}={listed}"
         case _:
             return str(value)
+
+
+_NOTATIONS: dict[str, Callable[[Any], str]] = {
+    name: {parse_size: _size, parse_duration: _duration, parse_rate: _rate}[each.func]
+    for name, field in Settings.model_fields.items()
+    for each in field.metadata
+    if isinstance(each, BeforeValidator) and each.func in {parse_size, parse_duration, parse_rate}
+}
 
 
 def _gather(

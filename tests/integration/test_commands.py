@@ -95,10 +95,16 @@ def test_a_check_ends_as_serve_would(tmp_path: Path) -> None:
     assert siprec(tmp_path, "check", DISK_RESERVE="1000TiB", **settings).returncode == 1
 
 
+def test_a_duration_is_written_as_in_a_setting(tmp_path: Path) -> None:
+    refused = siprec(tmp_path, "call", "--duration", "soon")
+    assert refused.returncode == 2
+    assert "soon is not a duration such as 30s" in " ".join(refused.stderr.split())
+
+
 def test_an_interrupted_demo_ends_its_call(tmp_path: Path) -> None:
     settings = {"SIP_HOST": "127.0.0.1", "SIP_PORT": "0", "RECORDING_DIR": str(tmp_path), "DISK_RESERVE": "0"}
     with subprocess.Popen(
-        [*COMMAND, "demo", "--duration", "300"],
+        [*COMMAND, "demo", "--duration", "5m"],
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

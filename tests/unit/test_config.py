@@ -154,6 +154,15 @@ def test_sizes_are_shown_as_a_person_writes_them(text: str) -> None:
     assert config.shown(read(RTP_BACKLOG=text).settings)["RTP_BACKLOG"] == text
 
 
+@pytest.mark.parametrize("text", ["0", "43ms", "1500ms", "0.0005s", "1s", "90s", "2m", "36h", "1d"])
+def test_times_are_shown_as_a_person_writes_them(text: str) -> None:
+    assert config.shown(read(RTP_TIMEOUT=text).settings)["RTP_TIMEOUT"] == text
+
+
+def test_a_rate_is_shown_with_its_unit() -> None:
+    assert config.shown(read(SIP_RATE="50").settings)["SIP_RATE"] == "50/s"
+
+
 ROOT = Path(__file__).parents[2]
 
 

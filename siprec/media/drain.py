@@ -48,10 +48,6 @@ CROWDED = 36
 """Datagrams in one visit from which a socket may have been full meanwhile: three times what a tick of 20 ms packets
 brings, and less than fits a default buffer where a driver charges whole pages for each."""
 
-ROUNDS_TOGETHER = 2
-"""Rounds handed to the writer at once: being woken costs it as much as some tens of packets, and while it writes, what
-the drain works with leaves the processor's cache. More rounds would leave it themselves."""
-
 CLOCK_STEP_NS = 50_000_000
 """A change of wall minus monotonic clock worth noting: rendering undoes steps above this."""
 
@@ -455,19 +451,13 @@ class Drain:
     def _read(self, plan: Plan) -> None:
         """Everything that waits in the sockets of `plan`."""
         at = 0
-        ready: list[Pieces] = []
-        try:
-            while at < len(plan.sockets.numbers):
-                fill = self._receiver.fill(plan.sockets, at)
-                if fill.used or fill.laid:
-                    ready += self._take(plan, at, fill)
-                if fill.most >= CROWDED:
-                    self._note_crowds(plan, at, fill)
-                if len(ready) >= ROUNDS_TOGETHER:
-                    self._hand_over(ready)
-                at += len(fill.counts) - fill.unfinished
-        finally:  # a defect in one round costs no other
-            self._hand_over(ready)
+        while at < len(plan.sockets.numbers):
+            fill = self._receiver.fill(plan.sockets, at)
+            if fill.most >= CROWDED:
+                self._note_crowds(plan, at, fill)
+            if fill.used or fill.laid:
+                self._hand_over(self._take(plan, at, fill))
+            at += len(fill.counts) - fill.unfinished
 
     def _note_crowds(self, plan: Plan, begin: int, fill: receive.Fill) -> None:
         """Sockets that gave so much that they may have been full."""
@@ -512,12 +502,10 @@ class Drain:
             self.packets += len(accepted)
         return [pieces_of(list(found.items()))] if found else []
 
-    def _hand_over(self, ready: list[Pieces]) -> None:
-        """All that is in the list, which is empty afterwards."""
+    def _hand_over(self, ready: Iterable[Pieces]) -> None:
         now = clock.monotonic()
         for pieces in ready:
             self._writer.write(pieces, now=now)
-        ready.clear()
 
 
 def _record(stream: Stream, packet: Arrival) -> bytes:

@@ -55,7 +55,7 @@ class NativeReceiver:
             *(_address(getattr(table, name), size * streams) for name, size in _BY_STREAM.items()),
             _address(self._counts, 8 * GROUP_SOCKETS),
         ]
-        return array("Q", [*found, slots, streams, GROUP_SOCKETS, self._rooms.octets, 0, 0, 0, 0, 0])
+        return array("Q", [*found, slots, streams, GROUP_SOCKETS, self._rooms.room_size, 0, 0, 0, 0, 0])
 
 
 _BY_SLOT = {"flat": STRIDE, "names": NAME, "truncated": 1, "length": 8, "time_ns": 8}

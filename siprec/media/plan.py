@@ -16,7 +16,7 @@ from siprec.media.streams import Stream
 from siprec.media.writer import Data, Pieces, about, pieces_of
 
 MAX_SHARES = 256
-"""Groups of sockets whose files are remembered; each has 360 sockets but for those of a flood."""
+"""Groups of sockets whose files are remembered; each has hundreds of sockets but for those of a flood."""
 
 
 class _Share(NamedTuple):

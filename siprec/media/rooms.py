@@ -31,8 +31,8 @@ from siprec.media.arena import SLOTS, STRIDE, private_memory
 from siprec.media.file import create, following
 from siprec.media.receive import GROUP_SOCKETS
 
-MAX_ROOMS = 64
-"""Kept, of a MiB each with G.711: two rounds of sockets in thought for each of 10 000 streams. More are used while the
+MAX_ROOMS = 32
+"""Kept, of 2 MiB each with G.711: two rounds of sockets in thought for each of 10 000 streams. More are used while the
 disk is slow, given back afterwards, and not left to anybody."""
 
 REVIEW_TAKES = 300
@@ -44,13 +44,13 @@ MAX_FILES = 16_384
 FOLDER_BYTES = 512
 """For the folder of one; a longer path is not known either."""
 
-_MARK = b"siprec rooms 1"  # another layout is another number
+_MARK = b"siprec rooms 2"  # another layout is another number
 _PAGE = 4096
 _FOLDERS = _PAGE
 _ROOMS = _FOLDERS + MAX_FILES * FOLDER_BYTES
 _ENDS = 8 * (GROUP_SOCKETS + 1)
 _DUE = _ENDS + 4 * GROUP_SOCKETS
-_HEAD = 2 * _PAGE
+_HEAD = 3 * _PAGE
 
 
 class Room:
@@ -89,11 +89,12 @@ class Room:
 
 class Rooms:
     """Rooms for the records of `slots` datagrams each, in the `memory` that `create_memory` made for as many; None
-    where nobody outlives us. The descriptor stays the caller's to close, at any time. `octets`: of each room."""
+    where nobody outlives us. The descriptor stays the caller's to close, at any time. `room_size`: bytes that each has
+    for records."""
 
     def __init__(self, slots: int = SLOTS, memory: int | None = None) -> None:
         self._size = _size(slots)
-        self.octets = self._size - _HEAD
+        self.room_size = self._size - _HEAD
         self._memory = None if memory is None else mmap.mmap(memory, os.fstat(memory).st_size)
         self._rooms: list[Room] = []
         self._taken = 0

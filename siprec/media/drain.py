@@ -145,6 +145,7 @@ class Drain:
         self._per_round = max(1, round(ROUND_SECONDS / tick))
         self._ticks = 0
         self._read_ns = 0
+        self._read_on = 0  # the first socket that the last tick had no room for; else 0
         self._crowded: set[int] = set()
         self._outgrowing: set[Stream] = set()  # those with old payload types
         self._held_back = False
@@ -361,8 +362,9 @@ class Drain:
         if not self._hold_back():
             if self._plan is None:
                 self._plan = Plan((session.file, session.streams) for session in self._sessions)
+                self._read_on = 0
             read_ns = clock.wall_ns()
-            self._read(self._plan)
+            self._read_on = self._read(self._plan, self._read_on, until_full=True)
             if self._ticks % self._per_round == 0:
                 self._read_rtcp()
             if self._crowded:
@@ -448,16 +450,20 @@ class Drain:
 
     # ---- from sockets to the writer --------------------------------------------------------------------------
 
-    def _read(self, plan: Plan) -> None:
-        """Everything that waits in the sockets of `plan`."""
-        at = 0
+    def _read(self, plan: Plan, begin: int = 0, *, until_full: bool = False) -> int:
+        """Everything that waits in the sockets of `plan` from `begin` on; `until_full`: no more than may wait for the
+        disk, and then where to go on is given back. After a while in which nothing was read they hold a lot."""
+        at = begin
         while at < len(plan.sockets.numbers):
+            if until_full and self._hold_back():
+                return at
             fill = self._receiver.fill(plan.sockets, at)
             if fill.most >= CROWDED:
                 self._note_crowds(plan, at, fill)
             if fill.used or fill.laid:
                 self._hand_over(self._take(plan, at, fill))
             at += len(fill.counts) - fill.unfinished
+        return 0
 
     def _note_crowds(self, plan: Plan, begin: int, fill: receive.Fill) -> None:
         """Sockets that gave so much that they may have been full."""

@@ -558,6 +558,32 @@ def test_a_defect_in_one_round_costs_no_other(monkeypatch: pytest.MonkeyPatch) -
     assert written == [pieces]
 
 
+def test_a_tick_reads_no_more_than_may_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a time in which nothing was read each socket holds much; whose turn did not come is the first then."""
+    faults: list[Fault] = []
+    engine = LocalCapture(backlog_bytes=2, on_fault=faults.append)
+    reading, read = engine._drain, []
+
+    def fill(_: object, at: int) -> receive.Fill:
+        read.append(at)
+        engine._writer._queued += 1
+        return receive.Fill([1], 0, False, 0)
+
+    monkeypatch.setattr(reading._receiver, "fill", fill, raising=False)
+    reading._plan = plan.Plan([])
+    reading._plan.sockets.numbers += [7, 8, 9, 10, 11]
+    reading.tick()
+    reading.tick()
+    assert read == [0, 1]
+    assert [each.active for each in faults] == [True]
+    engine._writer._done = 2
+    reading.tick()
+    engine._writer._done = 4
+    reading.tick()
+    assert read == [0, 1, 2, 3, 4]
+    assert [each.active for each in faults] == [True, False, True, False]
+
+
 def test_no_more_groups_of_sockets_are_remembered_than_the_limit() -> None:
     nothing = plan.Plan([])
     for count in range(plan.MAX_SHARES + 1):

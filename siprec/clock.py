@@ -6,15 +6,11 @@ clock cannot stretch a timer.
 
 import time
 
+monotonic = time.monotonic
+"""Seconds that never jump; for timers and durations."""
 
-def monotonic() -> float:
-    """Seconds that never jump; for timers and durations."""
-    return time.monotonic()
-
-
-def wall_ns() -> int:
-    """Nanoseconds since 1970 (CLOCK_REALTIME), the clock that stamps packets in the kernel."""
-    return time.time_ns()
+wall_ns = time.time_ns
+"""Nanoseconds since 1970 (CLOCK_REALTIME), the clock that stamps packets in the kernel."""
 
 
 def offset_ns() -> int:

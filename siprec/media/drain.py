@@ -455,7 +455,7 @@ class Drain:
         disk, and then where to go on is given back. After a while in which nothing was read they hold a lot."""
         at = begin
         while at < len(plan.sockets.numbers):
-            if until_full and self._hold_back():
+            if until_full and at > begin and self._hold_back():
                 return at
             fill = self._receiver.fill(plan.sockets, at)
             if fill.most >= CROWDED:
@@ -475,12 +475,14 @@ class Drain:
     def _take(self, plan: Plan, begin: int, fill: receive.Fill) -> list[Pieces]:
         """What is to be written of a round. Packets that had been held come before the others: they are older."""
         ready: list[receive.Laid] = [fill.laid] if fill.laid else []
-        extras: Extras = []
+        older: list[Pieces] = []
         if fill.used:
             laid, extras = self._sift(plan, begin, fill)
             ready += [laid] if laid else []
-        self.packets += sum(laid.packets for laid in ready)
-        return [*self._ahead(extras), *([plan.pieces(begin, ready)] if ready else [])]
+            older = self._ahead(extras)
+        for laid in ready:
+            self.packets += laid.packets
+        return [*older, plan.pieces(begin, ready)] if ready else older
 
     def _sift(self, plan: Plan, begin: int, fill: receive.Fill) -> tuple[receive.Laid | None, Extras]:
         """The records of what is to be written of the datagrams in the arena, and older packets that had been held."""

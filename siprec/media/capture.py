@@ -9,10 +9,10 @@ session side by side. Where the C extension was built it does all this for socke
 (`native`), and the arena holds the rest. Records lie in *rooms* until they are written, and these may outlive the
 process (`rooms`): what a killed one had read is not lost. The *writer* thread appends one piece per session and tick
 to its pcap file, hundreds in one call of the extension, and keeps in memory what a full or slow disk cannot take
-(`writer`); a third thread makes it durable each second. RTCP sockets and the kernel's drop counters are looked at where
-something is likely to be found: epoll tells of the ones, a socket that gave much of the others, and every counter has
-its turn. When more waits than the backlog allows, draining stops: then the sockets hold the rest, and what the kernel
-drops is counted there and becomes an `Outage` with its cause.
+(`writer`); a third thread makes it durable each second (`syncer`). RTCP sockets and the kernel's drop counters are
+looked at where something is likely to be found: epoll tells of the ones, a socket that gave much of the others, and
+every counter has its turn. When more waits than the backlog allows, draining stops: then the sockets hold the rest,
+and what the kernel drops is counted there and becomes an `Outage` with its cause.
 
 The event loop never waits for any of this. What it wants (a stream more, a new SDP, a pause) goes through a queue
 of commands that the drain applies between ticks; what it reads (counters, liveness) are single numbers that need no

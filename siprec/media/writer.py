@@ -1,4 +1,4 @@
-"""Puts capture records on disk: one thread writes, another makes what was written durable.
+"""Puts capture records on disk; `syncer` makes them durable.
 
 The drain hands over one piece per session and tick, hundreds of them in each buffer (`Pieces`), which an *appender*
 writes in one go: `append`, or the C extension without the interpreter. A piece is written at the file's end or not at

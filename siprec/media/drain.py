@@ -362,9 +362,11 @@ class Drain:
         if not self._hold_back():
             if self._plan is None:
                 self._plan = Plan((session.file, session.streams) for session in self._sessions)
-                self._read_on = 0
             read_ns = clock.wall_ns()
-            self._read_on = self._read(self._plan, self._read_on, until_full=True)
+            first = self._read_on
+            self._read_on = self._read(self._plan, first, until_full=True)
+            if first and not self._read_on:  # the others too, else their sources would be taken for silent
+                self._read_on = self._read(self._plan, until_full=True)
             if self._ticks % self._per_round == 0:
                 self._read_rtcp()
             if self._crowded:

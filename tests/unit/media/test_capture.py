@@ -580,8 +580,12 @@ def test_a_tick_reads_no_more_than_may_wait_for_the_disk(monkeypatch: pytest.Mon
     reading.tick()
     engine._writer._done = 4
     reading.tick()
-    assert read == [0, 1, 2, 3, 4]
-    assert [each.active for each in faults] == [True, False, True, False]
+    assert read == [0, 1, 2, 3, 4, 0]
+    engine._writer._done = 6
+    reading._backlog_bytes = 100
+    reading.tick()
+    assert read[6:] == [1, 2, 3, 4, 0, 1, 2, 3, 4]
+    assert [each.active for each in faults] == [True, False, True, False, True, False]
 
 
 def test_no_more_groups_of_sockets_are_remembered_than_the_limit() -> None:
